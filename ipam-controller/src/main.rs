@@ -1,0 +1,5 @@
+//! Edge: the program.
+#![expect(dead_code, reason = "being written")]
+mod keys;
+mod store;
+fn main() {}

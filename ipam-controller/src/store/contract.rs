@@ -1,0 +1,367 @@
+//! Pure: what every store must do, as tests that run over each of them.
+//!
+//! A new store adds one line at the end of this file, and passes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use tokio::time::timeout;
+
+use super::faulty::{Fault, Faulty};
+use super::memory::Memory;
+use super::{CommitError, Event, Outcome, Revision, Seen, Snapshot, Store, Txn, WatchError, Write};
+
+/// How many revisions the change log of a store under test keeps.
+const LOG: u64 = 20;
+
+/// A fresh store, and what must stay alive as long as it.
+type Fixture = (Arc<dyn Store>, Option<tempfile::TempDir>);
+
+fn put(key: &str, value: &str) -> (String, Write) {
+    (key.to_owned(), Write::Put(Bytes::copy_from_slice(value.as_bytes())))
+}
+
+fn delete(key: &str) -> (String, Write) {
+    (key.to_owned(), Write::Delete)
+}
+
+fn txn<const C: usize, const W: usize>(
+    compares: [(&str, Seen); C],
+    writes: [(String, Write); W],
+) -> Txn {
+    Txn {
+        compares: compares.into_iter().map(|(key, seen)| (key.to_owned(), seen)).collect(),
+        writes: writes.into(),
+    }
+}
+
+fn writes<const W: usize>(writes: [(String, Write); W]) -> Txn {
+    txn([], writes)
+}
+
+async fn commit(store: &dyn Store, txn: Txn) -> Outcome {
+    store.commit(vec![txn]).await.unwrap().remove(0)
+}
+
+async fn committed(store: &dyn Store, txn: Txn) -> Revision {
+    match commit(store, txn).await {
+        Outcome::Committed(revision) => revision,
+        Outcome::Conflict(key) => panic!("conflict on {key}"),
+    }
+}
+
+async fn contents(store: &dyn Store, prefix: &str) -> BTreeMap<String, String> {
+    let snapshot = store.read(prefix).await.unwrap();
+    let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+    snapshot.entries.into_iter().map(|(key, entry)| (key, text(entry.value))).collect()
+}
+
+fn map<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
+    pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+async fn a_new_store_has_an_identity_and_nothing_else((store, _dir): Fixture) {
+    let snapshot = store.read("").await.unwrap();
+    assert_eq!(snapshot.entries.keys().collect::<Vec<_>>(), [crate::keys::STORE_ID]);
+    assert_eq!(snapshot.revision, Revision(1));
+}
+
+async fn a_read_gives_what_was_put_under_the_prefix_and_no_more((store, _dir): Fixture) {
+    committed(&*store, writes([put("a/1", "x"), put("a/2", ""), put("a", "y"), put("b/1", "z")]))
+        .await;
+    assert_eq!(contents(&*store, "a/").await, map([("a/1", "x"), ("a/2", "")]));
+    assert_eq!(contents(&*store, "c").await, map([]));
+}
+
+async fn a_value_carries_the_revision_that_put_it((store, _dir): Fixture) {
+    let first = committed(&*store, writes([put("k/a", "1"), put("k/b", "1")])).await;
+    let second = committed(&*store, writes([put("k/b", "2")])).await;
+    let snapshot = store.read("k/").await.unwrap();
+    assert_eq!(snapshot.entries["k/a"].revision, first);
+    assert_eq!(snapshot.entries["k/b"].revision, second);
+    assert_eq!(snapshot.revision, second);
+    assert!(second > first);
+}
+
+async fn a_stale_compare_conflicts_and_changes_nothing((store, _dir): Fixture) {
+    let first = committed(&*store, writes([put("a", "1")])).await;
+    let second = committed(&*store, writes([put("a", "2")])).await;
+    let cases = [Seen::Absent, Seen::At(first), Seen::At(second.next())];
+    for seen in cases {
+        let outcome = commit(&*store, txn([("a", seen)], [put("a", "3"), put("b", "3")])).await;
+        assert_eq!(outcome, Outcome::Conflict("a".to_owned()), "{seen:?}");
+    }
+    let outcome = commit(&*store, txn([("n", Seen::At(first))], [put("b", "3")])).await;
+    assert_eq!(outcome, Outcome::Conflict("n".to_owned()));
+    assert_eq!(contents(&*store, "a").await, map([("a", "2")]));
+    assert_eq!(contents(&*store, "b").await, map([]));
+    committed(&*store, txn([("a", Seen::At(second)), ("n", Seen::Absent)], [delete("a")])).await;
+    committed(&*store, txn([("a", Seen::Absent)], [put("a", "again")])).await;
+}
+
+async fn a_later_member_sees_what_the_earlier_ones_wrote((store, _dir): Fixture) {
+    let before = store.read("").await.unwrap().revision;
+    let batch = vec![
+        txn([("a", Seen::Absent)], [put("a", "1")]),
+        txn([("a", Seen::Absent)], [put("a", "2")]),
+        txn([("a", Seen::At(before.next()))], [put("a", "3")]),
+    ];
+    let outcomes = store.commit(batch).await.unwrap();
+    assert_eq!(
+        outcomes,
+        [
+            Outcome::Committed(before.next()),
+            Outcome::Conflict("a".to_owned()),
+            Outcome::Committed(before.next().next()),
+        ]
+    );
+    assert_eq!(contents(&*store, "a").await, map([("a", "3")]));
+}
+
+async fn what_changes_nothing_takes_no_revision((store, _dir): Fixture) {
+    let at = committed(&*store, writes([put("a", "1")])).await;
+    let checked = txn([("a", Seen::At(at))], []);
+    assert_eq!(commit(&*store, checked).await, Outcome::Committed(at));
+    assert_eq!(commit(&*store, writes([delete("nothing")])).await, Outcome::Committed(at));
+    assert_eq!(store.commit(vec![]).await.unwrap(), []);
+    assert_eq!(store.read("").await.unwrap().revision, at);
+}
+
+async fn a_watch_tells_every_revision_whole_and_in_order((store, _dir): Fixture) {
+    let start = store.read("").await.unwrap().revision;
+    let batch = vec![
+        writes([put("a", "1"), put("b", "1")]),
+        txn([("a", Seen::Absent)], [put("c", "never")]),
+        writes([delete("a"), put("b", "2"), delete("nothing")]),
+    ];
+    store.commit(batch).await.unwrap();
+    let mut watch = store.watch(start).await.unwrap();
+    assert_eq!(
+        watch.next().await.unwrap(),
+        Event { revision: start.next(), changes: [put("a", "1"), put("b", "1")].into() }
+    );
+    assert_eq!(
+        watch.next().await.unwrap(),
+        Event { revision: start.next().next(), changes: [delete("a"), put("b", "2")].into() }
+    );
+}
+
+async fn a_watch_at_the_end_waits_for_the_next_change((store, _dir): Fixture) {
+    let start = store.read("").await.unwrap().revision;
+    let mut watch = store.watch(start).await.unwrap();
+    assert!(timeout(Duration::from_millis(20), watch.next()).await.is_err(), "nothing yet");
+    let waiting = tokio::spawn(async move { watch.next().await });
+    let revision = committed(&*store, writes([put("a", "1")])).await;
+    let event = timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap().unwrap();
+    assert_eq!(event, Event { revision, changes: [put("a", "1")].into() });
+}
+
+async fn a_watch_reads_on_over_many_revisions((store, _dir): Fixture) {
+    let start = store.read("").await.unwrap().revision;
+    let mut watch = store.watch(start).await.unwrap();
+    for round in 0..3_u64 {
+        let batch = (0..LOG / 2).map(|n| writes([put("a", &format!("{round}-{n}"))])).collect();
+        store.commit(batch).await.unwrap();
+        for n in 0..LOG / 2 {
+            let event = watch.next().await.unwrap();
+            assert_eq!(event.changes, [put("a", &format!("{round}-{n}"))].into());
+        }
+    }
+}
+
+async fn a_watch_from_before_the_log_says_where_the_log_starts((store, _dir): Fixture) {
+    let start = store.read("").await.unwrap().revision;
+    let mut slow = store.watch(start).await.unwrap();
+    let batch = (0..LOG + 5).map(|n| writes([put("a", &n.to_string())])).collect();
+    store.commit(batch).await.unwrap();
+    let newest = store.read("").await.unwrap().revision;
+
+    let Err(WatchError::Compacted { wanted, oldest }) = store.watch(start).await.map(drop) else {
+        panic!("the log kept more than it may");
+    };
+    assert_eq!((wanted, oldest), (start, Revision(newest.0 - LOG)));
+    assert!(matches!(slow.next().await, Err(WatchError::Compacted { .. })));
+    assert_eq!(store.watch(oldest).await.unwrap().next().await.unwrap().revision, oldest.next());
+}
+
+async fn a_watch_from_the_future_says_so((store, _dir): Fixture) {
+    let newest = store.read("").await.unwrap().revision;
+    let ahead = store.watch(newest.next()).await.map(drop);
+    assert!(matches!(ahead, Err(WatchError::Ahead { newest: said, .. }) if said == newest));
+}
+
+async fn a_closed_store_refuses_and_does_nothing((store, _dir): Fixture) {
+    store.close().await;
+    store.close().await;
+    assert!(store.read("").await.is_err());
+    let refused = store.commit(vec![writes([put("a", "1")])]).await;
+    assert!(matches!(refused, Err(CommitError::NotDone(_))));
+    assert!(matches!(store.watch(Revision(1)).await.map(drop), Err(WatchError::Cut(_))));
+}
+
+async fn a_commit_that_was_not_done_left_nothing((store, _dir): Fixture) {
+    let faulty = Faulty::around(store.clone());
+    let before = store.read("").await.unwrap();
+    for fault in [Fault::NotDone, Fault::LostUntold] {
+        faulty.plan(fault);
+        assert!(faulty.commit(vec![writes([put("a", "1")])]).await.is_err());
+        assert_eq!(store.read("").await.unwrap(), before);
+    }
+}
+
+async fn a_commit_of_unknown_outcome_can_be_read_afterwards((store, _dir): Fixture) {
+    let faulty = Faulty::around(store.clone());
+    faulty.plan(Fault::DoneUntold);
+    let unknown = faulty.commit(vec![txn([("a", Seen::Absent)], [put("a", "1")])]).await;
+    assert!(matches!(unknown, Err(CommitError::Unknown(_))));
+    assert_eq!(contents(&faulty, "a").await, map([("a", "1")]));
+    let again = commit(&faulty, txn([("a", Seen::Absent)], [put("a", "2")])).await;
+    assert_eq!(again, Outcome::Conflict("a".to_owned()), "a compare makes repeating safe");
+}
+
+async fn a_slow_commit_is_seen_by_nobody_before_it_is_done((store, _dir): Fixture) {
+    let faulty = Faulty::around(store.clone());
+    faulty.plan(Fault::Slow(Duration::from_millis(50)));
+    let slow = faulty.clone();
+    let task = tokio::spawn(async move { slow.commit(vec![writes([put("a", "1")])]).await });
+    tokio::task::yield_now().await;
+    assert_eq!(contents(&faulty, "a").await, map([]));
+    task.await.unwrap().unwrap();
+    assert_eq!(contents(&faulty, "a").await, map([("a", "1")]));
+}
+
+async fn a_watch_that_was_cut_goes_on_from_its_last_revision((store, _dir): Fixture) {
+    let faulty = Faulty::around(store.clone());
+    let start = store.read("").await.unwrap().revision;
+    for value in ["1", "2"] {
+        committed(&faulty, writes([put("a", value)])).await;
+    }
+    let mut watch = faulty.watch(start).await.unwrap();
+    let last = watch.next().await.unwrap().revision;
+    faulty.cut_watch();
+    assert!(matches!(watch.next().await, Err(WatchError::Cut(_))));
+    let mut watch = faulty.watch(last).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().changes, [put("a", "2")].into());
+}
+
+/// Replays a watch over a snapshot, as a replica does.
+fn replay(snapshot: &mut Snapshot, event: Event) {
+    snapshot.revision = event.revision;
+    for (key, write) in event.changes {
+        match write {
+            Write::Put(value) => {
+                let revision = event.revision;
+                snapshot.entries.insert(key, super::Versioned { value, revision });
+            }
+            Write::Delete => drop(snapshot.entries.remove(&key)),
+        }
+    }
+}
+
+fn any_txn() -> impl Strategy<Value = Txn> {
+    let key = || prop::sample::select(vec!["a", "b", "c"]).prop_map(str::to_owned);
+    let seen = prop_oneof![
+        1 => Just(Seen::Absent),
+        2 => (1..6_u64).prop_map(|revision| Seen::At(Revision(revision))),
+    ];
+    let write =
+        prop_oneof![Just(Write::Delete), "[xy]".prop_map(|value| Write::Put(value.into())),];
+    (
+        prop::collection::btree_map(key(), seen, 0..2),
+        prop::collection::btree_map(key(), write, 0..3),
+    )
+        .prop_map(|(compares, writes)| Txn { compares, writes })
+}
+
+/// Any store does with any batches what the model in memory does.
+async fn agrees_with_the_model_on((store, _dir): Fixture, batches: Vec<Vec<Txn>>) {
+    let model = Memory::new(LOG);
+    let mut replica = store.read("").await.unwrap();
+    let mut watch = store.watch(replica.revision).await.unwrap();
+    for batch in batches {
+        let outcomes = store.commit(batch.clone()).await.unwrap();
+        assert_eq!(outcomes, model.commit(batch).await.unwrap());
+        let found = store.read("").await.unwrap();
+        while replica.revision < found.revision {
+            replay(&mut replica, watch.next().await.unwrap());
+        }
+        let identity = crate::keys::STORE_ID;
+        assert_eq!(replica, found, "the watch tells everything");
+        let mut expected = model.read("").await.unwrap();
+        expected.entries.insert(identity.to_owned(), found.entries[identity].clone());
+        assert_eq!(found, expected);
+    }
+}
+
+fn run_against_the_model(fixture: fn() -> Fixture) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let batches = prop::collection::vec(prop::collection::vec(any_txn(), 0..4), 0..6);
+    proptest!(ProptestConfig::with_cases(64), |(batches in batches)| {
+        runtime.block_on(agrees_with_the_model_on(fixture(), batches));
+    });
+}
+
+/// Runs the suite over the stores that `$fixture` makes.
+macro_rules! contract {
+    ($store:ident, $fixture:expr, [$($test:ident),* $(,)?]) => {
+        mod $store {
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    super::$test($fixture()).await;
+                }
+            )*
+
+            #[test]
+            fn does_with_any_batches_what_the_model_does() {
+                super::run_against_the_model($fixture);
+            }
+        }
+    };
+}
+
+/// The one list of the suite's tests, for every store.
+macro_rules! contracts {
+    ($($store:ident: $fixture:expr),* $(,)?) => {
+        $(contract!($store, $fixture, [
+            a_new_store_has_an_identity_and_nothing_else,
+            a_read_gives_what_was_put_under_the_prefix_and_no_more,
+            a_value_carries_the_revision_that_put_it,
+            a_stale_compare_conflicts_and_changes_nothing,
+            a_later_member_sees_what_the_earlier_ones_wrote,
+            what_changes_nothing_takes_no_revision,
+            a_watch_tells_every_revision_whole_and_in_order,
+            a_watch_at_the_end_waits_for_the_next_change,
+            a_watch_reads_on_over_many_revisions,
+            a_watch_from_before_the_log_says_where_the_log_starts,
+            a_watch_from_the_future_says_so,
+            a_closed_store_refuses_and_does_nothing,
+            a_commit_that_was_not_done_left_nothing,
+            a_commit_of_unknown_outcome_can_be_read_afterwards,
+            a_slow_commit_is_seen_by_nobody_before_it_is_done,
+            a_watch_that_was_cut_goes_on_from_its_last_revision,
+        ]);)*
+    };
+}
+
+fn in_memory() -> Fixture {
+    (Arc::new(Memory::new(LOG)), None)
+}
+
+fn in_a_file() -> Fixture {
+    let dir = tempfile::tempdir().unwrap();
+    let options = super::Options {
+        path: dir.path().join("store.redb"),
+        cache_bytes: 1 << 20,
+        log_revisions: LOG,
+    };
+    (Arc::new(super::Embedded::open(&options).unwrap()), Some(dir))
+}
+
+contracts! {
+    memory: super::in_memory,
+    embedded: super::in_a_file,
+}

@@ -1,0 +1,198 @@
+//! Edge: the store in one file on the controller's own disk.
+//!
+//! One thread owns the file and does everything with it, one job after another, so there is no
+//! lock to hold and no reader that keeps a failed file open. A batch is one transaction of the
+//! file and one wait for the disk, however many members it has.
+//!
+//! After any failure the file is closed, and opened and read again by the next job: what the
+//! library remembers after a failed write is not to be trusted, what the disk says is.
+
+mod engine;
+mod file;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use file::{OpenError, Options};
+
+use std::collections::VecDeque;
+use std::io;
+use std::thread;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use self::engine::Engine;
+use super::{
+    CommitError, Event, Outcome, ReadError, Revision, Snapshot, Store, Txn, Watch, WatchError,
+};
+
+/// How many jobs may wait for the file before those who bring more must wait themselves.
+const QUEUE: usize = 64;
+
+/// How many revisions a watch reads at once, which bounds its memory.
+const CHUNK: usize = 256;
+
+/// Where a job's result goes.
+type Reply<T, E> = oneshot::Sender<Result<T, E>>;
+
+/// What the file's thread can be asked for.
+enum Job {
+    Read { prefix: String, reply: Reply<Snapshot, ReadError> },
+    Commit { batch: Vec<Txn>, reply: Reply<Vec<Outcome>, CommitError> },
+    Changes { after: Revision, reply: Reply<Vec<Event>, WatchError> },
+    Close { reply: oneshot::Sender<()> },
+}
+
+/// The embedded store. Dropping it closes the file.
+#[derive(Debug)]
+pub(crate) struct Embedded {
+    jobs: mpsc::Sender<Job>,
+    head: watch::Receiver<Revision>,
+}
+
+impl Embedded {
+    /// Opens the store file, or makes it if there is none.
+    ///
+    /// Blocks while the disk is asked. A file that is there is never initialised again.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] says what is wrong with the path or the file, and what to do.
+    pub(crate) fn open(options: &Options) -> Result<Self, OpenError> {
+        let database = file::open_or_create(options)?;
+        let reopen = options.clone();
+        Self::start(Engine::new(
+            database,
+            Box::new(move || file::open(&reopen)),
+            options.log_revisions,
+        ))
+        .map_err(|source| OpenError::Io { path: options.path.clone(), source })
+    }
+
+    fn start(mut engine: Engine) -> io::Result<Self> {
+        let (jobs, mut queue) = mpsc::channel(QUEUE);
+        let head = engine.head();
+        thread::Builder::new().name("store".to_owned()).spawn(move || {
+            while let Some(job) = queue.blocking_recv() {
+                // Whoever no longer waits for the answer does not need it.
+                match job {
+                    Job::Read { prefix, reply } => drop(reply.send(engine.read(&prefix))),
+                    Job::Commit { batch, reply } => drop(reply.send(engine.commit(&batch))),
+                    Job::Changes { after, reply } => {
+                        drop(reply.send(engine.changes(after, CHUNK)));
+                    }
+                    Job::Close { reply } => {
+                        drop(engine);
+                        let _ = reply.send(());
+                        return;
+                    }
+                }
+            }
+        })?;
+        Ok(Self { jobs, head })
+    }
+}
+
+/// Hands a job to the file's thread and waits for its result; `None` if the store is closed.
+async fn ask<T>(
+    jobs: &mpsc::Sender<Job>,
+    job: impl FnOnce(oneshot::Sender<T>) -> Job,
+) -> Option<T> {
+    let (reply, answer) = oneshot::channel();
+    jobs.send(job(reply)).await.ok()?;
+    answer.await.ok()
+}
+
+/// The cause of every failure after [`Store::close`].
+#[derive(Debug, thiserror::Error)]
+#[error("the store is closed")]
+struct Closed;
+
+impl Store for Embedded {
+    fn read<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Snapshot, ReadError>> {
+        async move {
+            let prefix = prefix.to_owned();
+            ask(&self.jobs, |reply| Job::Read { prefix, reply })
+                .await
+                .unwrap_or_else(|| Err(ReadError(Closed.into())))
+        }
+        .boxed()
+    }
+
+    fn commit(&self, batch: Vec<Txn>) -> BoxFuture<'_, Result<Vec<Outcome>, CommitError>> {
+        async move {
+            let (reply, answer) = oneshot::channel();
+            if self.jobs.send(Job::Commit { batch, reply }).await.is_err() {
+                return Err(CommitError::NotDone(Closed.into()));
+            }
+            // The thread took the batch and never answered: it may have got as far as the disk.
+            answer.await.unwrap_or_else(|_| Err(CommitError::Unknown(Closed.into())))
+        }
+        .boxed()
+    }
+
+    fn watch(&self, after: Revision) -> BoxFuture<'_, Result<Box<dyn Watch>, WatchError>> {
+        async move {
+            let mut watch = LogWatch {
+                jobs: self.jobs.clone(),
+                head: self.head.clone(),
+                after,
+                ready: VecDeque::new(),
+            };
+            watch.fetch().await?;
+            Ok(Box::new(watch) as Box<dyn Watch>)
+        }
+        .boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        async move {
+            // `None` means closed already.
+            let _ = ask(&self.jobs, |reply| Job::Close { reply }).await;
+        }
+        .boxed()
+    }
+}
+
+/// A watch that reads the change log, and waits at its end for the head to move.
+///
+/// It holds at most [`CHUNK`] revisions: a watcher that is slow falls behind in the log, not in
+/// memory, until the log no longer reaches back to it.
+struct LogWatch {
+    jobs: mpsc::Sender<Job>,
+    head: watch::Receiver<Revision>,
+    after: Revision,
+    ready: VecDeque<Event>,
+}
+
+impl LogWatch {
+    async fn fetch(&mut self) -> Result<(), WatchError> {
+        let after = self.after;
+        let events = ask(&self.jobs, |reply| Job::Changes { after, reply })
+            .await
+            .unwrap_or_else(|| Err(WatchError::Cut(Closed.into())))?;
+        self.ready.extend(events);
+        Ok(())
+    }
+}
+
+impl Watch for LogWatch {
+    fn next(&mut self) -> BoxFuture<'_, Result<Event, WatchError>> {
+        async move {
+            loop {
+                if let Some(event) = self.ready.pop_front() {
+                    self.after = event.revision;
+                    return Ok(event);
+                }
+                let after = self.after;
+                if self.head.wait_for(|head| *head > after).await.is_err() {
+                    return Err(WatchError::Cut(Closed.into()));
+                }
+                self.fetch().await?;
+            }
+        }
+        .boxed()
+    }
+}
