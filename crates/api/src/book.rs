@@ -1,0 +1,145 @@
+//! Pure: reservations and attachments: which name keeps which addresses, and which container holds them now.
+
+use std::net::IpAddr;
+
+use limpet_net_types::{
+    ContainerId, HostName, IfName, Mac, Namespace, NetworkName, PoolName, RuntimeName, Token, Uid,
+    WorkloadName,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{FleetTime, Retention};
+
+/// An address and the pool that it came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The address.
+    pub address: IpAddr,
+    /// The pool.
+    pub pool: PoolName,
+}
+
+/// Who made a reservation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// limpet, when the name's container was attached first.
+    Automatic,
+    /// An operator.
+    Operator,
+}
+
+/// A reservation to create: the addresses that a name is to have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReservationSpec {
+    /// The addresses wanted, at most one of a family; the pools choose where one is missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
+    /// The pools to choose from, at most one of a family; those that would serve the name if left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pools: Vec<PoolName>,
+    /// The MAC address that the name's interface is to have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<Mac>,
+    /// How long it outlives its last attachment; `forever` if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
+}
+
+/// What to change of a reservation; its addresses are fixed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReservationChange {
+    /// How long it outlives its last attachment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
+}
+
+/// The addresses that a name keeps, whether a container has them just now or not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reservation {
+    /// The network.
+    pub network: NetworkName,
+    /// The workload's namespace; `_` if it has none.
+    pub namespace: Namespace,
+    /// The workload's name.
+    pub name: WorkloadName,
+    /// Its addresses, one of each family that the network has, IPv4 first.
+    pub addresses: Vec<Held>,
+    /// The MAC address of the workload's interface.
+    pub mac: Mac,
+    /// How long it outlives its last attachment.
+    pub retention: Retention,
+    /// Who made it.
+    pub origin: Origin,
+    /// The attachment that holds the addresses now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<AttachmentRef>,
+    /// The host that the name's container was on last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_host: Option<HostName>,
+    /// When the last attachment ended; none while there is one and before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detached_at: Option<FleetTime>,
+}
+
+/// What identifies an attachment in the fleet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AttachmentKey {
+    /// The host that it is on.
+    pub host: HostName,
+    /// The network.
+    pub network: NetworkName,
+    /// The container.
+    pub container: ContainerId,
+    /// The interface inside the container.
+    pub ifname: IfName,
+}
+
+/// One incarnation of an attachment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachmentRef {
+    /// Which attachment.
+    #[serde(flatten)]
+    pub key: AttachmentKey,
+    /// Which incarnation of it.
+    pub uid: Uid,
+}
+
+/// An interface of a container that holds addresses now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// Host, network, container and interface.
+    #[serde(flatten)]
+    pub key: AttachmentKey,
+    /// Its incarnation.
+    pub uid: Uid,
+    /// The host's boot in which it was made.
+    pub boot: Token,
+    /// The workload's namespace; `_` if it has none.
+    pub namespace: Namespace,
+    /// The workload's name; the container's ID if it has none.
+    pub name: WorkloadName,
+    /// Whether a reservation keeps its addresses when it ends.
+    pub sticky: bool,
+    /// Its addresses, one of each family that the network has, IPv4 first.
+    pub addresses: Vec<Held>,
+    /// The MAC address of its interface.
+    pub mac: Mac,
+    /// The label of the runtime that asked for it.
+    pub runtime: RuntimeName,
+    /// The path of the container's network namespace on its host.
+    pub netns: String,
+    /// When it was made.
+    pub created: FleetTime,
+}
+
+/// The outcome of a release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Released {
+    /// The addresses that are free, or back with their reservation, from now on.
+    pub addresses: Vec<IpAddr>,
+    /// The revision of the transaction that did it.
+    pub revision: crate::Revision,
+}

@@ -1,0 +1,92 @@
+//! Pure: the HTTP API of limpet: paths, requests, answers and error codes; clients behind a feature.
+//!
+//! JSON over HTTP/1.1 below `/v1`. Requests refuse unknown fields, so that a misspelt one is not lost in silence;
+//! answers may grow, so readers ignore what they do not know. Names in a PUT come from the caller: repeating it is
+//! safe. Every error has one shape, [`ApiError`].
+//!
+//! | module | who speaks |
+//! |---|---|
+//! | [`config`] | operators and the controller: networks, pools, hosts |
+//! | [`book`] | operators and the controller: reservations and attachments |
+//! | [`host`] | agents and the controller: sessions, claims, asks, the watch |
+//! | [`socket`] | the CNI plugin and its host's agent, over a unix socket |
+//!
+//! [`client`] (feature `client`) is the one HTTP client of agent, plugin and `limpetctl`.
+
+pub mod book;
+#[cfg(feature = "client")]
+pub mod client;
+pub mod config;
+mod error;
+pub mod host;
+pub mod paths;
+pub mod socket;
+mod span;
+
+pub use error::{ApiError, ErrorCode};
+pub use span::{FleetTime, Retention, Span, SpanError};
+
+use serde::{Deserialize, Serialize};
+
+/// The revision of the store: one more for every transaction that was committed, and never less.
+pub type Revision = u64;
+
+/// A record and the revision that wrote it last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versioned<T> {
+    /// The record.
+    #[serde(flatten)]
+    pub record: T,
+    /// The revision of the transaction that wrote the record last.
+    pub revision: Revision,
+}
+
+/// All records of a kind, read at one revision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing<T> {
+    /// The records, ordered by name.
+    pub items: Vec<T>,
+    /// The revision at which they were read.
+    pub revision: Revision,
+}
+
+/// What a PATCH does to one field that can be absent: left out, it stays; `null` clears it; a value sets it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Option<T>", into = "Option<T>")]
+pub enum Change<T: Clone> {
+    /// Leave the field as it is.
+    #[default]
+    Keep,
+    /// Take the value away.
+    Clear,
+    /// Give it this value.
+    Set(T),
+}
+
+impl<T: Clone> Change<T> {
+    /// Whether the field stays as it is, and so is left out of the request.
+    pub fn is_keep(&self) -> bool {
+        matches!(self, Self::Keep)
+    }
+
+    /// Carries the change out on `field`.
+    pub fn apply(self, field: &mut Option<T>) {
+        match self {
+            Self::Keep => {}
+            Self::Clear => *field = None,
+            Self::Set(value) => *field = Some(value),
+        }
+    }
+}
+
+impl<T: Clone> From<Option<T>> for Change<T> {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Clear, Self::Set)
+    }
+}
+
+impl<T: Clone> From<Change<T>> for Option<T> {
+    fn from(change: Change<T>) -> Self {
+        if let Change::Set(value) = change { Some(value) } else { None }
+    }
+}

@@ -1,0 +1,160 @@
+//! Pure: the paths of the API; the controller's routes and every client are made of these.
+
+use limpet_net_types::{
+    ContainerId, HostName, IfName, Namespace, NetworkName, PoolName, Uid, WorkloadName,
+};
+
+use crate::book::AttachmentKey;
+
+/// GET: the process runs.
+pub const HEALTH: &str = "/healthz";
+/// GET: the store is open and requests are served.
+pub const READY: &str = "/readyz";
+/// GET: all networks.
+pub const NETWORKS: &str = "/v1/networks";
+/// GET: all pools and their use.
+pub const POOLS: &str = "/v1/pools";
+/// GET: all hosts and their state.
+pub const HOSTS: &str = "/v1/hosts";
+/// GET: all reservations; the query may name `network` and `namespace`.
+pub const RESERVATIONS: &str = "/v1/reservations";
+/// GET: all attachments; the query may name `network`, `host` and `namespace`.
+pub const ATTACHMENTS: &str = "/v1/attachments";
+
+/// The routes of the controller and the agent, with their parameters in braces.
+pub mod route {
+    /// GET, PUT, PATCH, DELETE: one network.
+    pub const NETWORK: &str = "/v1/networks/{network}";
+    /// GET, PUT, PATCH, DELETE: one pool.
+    pub const POOL: &str = "/v1/pools/{pool}";
+    /// GET, PUT, PATCH, DELETE: one host.
+    pub const HOST: &str = "/v1/hosts/{host}";
+    /// GET, PUT, PATCH, DELETE: one reservation.
+    pub const RESERVATION: &str = "/v1/reservations/{network}/{namespace}/{name}";
+    /// GET, DELETE: one attachment, by an operator.
+    pub const ATTACHMENT: &str = "/v1/attachments/{host}/{network}/{container}/{ifname}";
+    /// POST: a host joins.
+    pub const SESSION: &str = "/v1/hosts/{host}/session";
+    /// POST: a host is alive.
+    pub const HEARTBEAT: &str = "/v1/hosts/{host}/heartbeat";
+    /// GET: what a host must know, as it changes.
+    pub const WATCH: &str = "/v1/hosts/{host}/watch";
+    /// POST: a host says that an attachment it was asked about is there.
+    pub const ASK: &str = "/v1/hosts/{host}/asks/{uid}";
+    /// PUT, DELETE: a host claims or ends one of its attachments.
+    pub const CLAIM: &str = "/v1/hosts/{host}/attachments/{network}/{container}/{ifname}";
+    /// The agent's socket. PUT, GET, DELETE: the plugin attaches, checks, detaches.
+    pub const SOCKET_ATTACHMENT: &str = "/v1/attachments/{network}/{container}/{ifname}";
+    /// The agent's socket. POST: the interface is up.
+    pub const SOCKET_CONFIRM: &str = "/v1/attachments/{network}/{container}/{ifname}/confirm";
+    /// The agent's socket. POST: garbage collection.
+    pub const SOCKET_GC: &str = "/v1/gc";
+    /// The agent's socket. GET: whether ADD can be served.
+    pub const SOCKET_READINESS: &str = "/v1/readiness/{network}";
+}
+
+/// The path of a network.
+#[must_use]
+pub fn network(name: &NetworkName) -> String {
+    format!("{NETWORKS}/{name}")
+}
+
+/// The path of a pool.
+#[must_use]
+pub fn pool(name: &PoolName) -> String {
+    format!("{POOLS}/{name}")
+}
+
+/// The path of a host.
+#[must_use]
+pub fn host(name: &HostName) -> String {
+    format!("{HOSTS}/{name}")
+}
+
+/// The path of a reservation.
+#[must_use]
+pub fn reservation(network: &NetworkName, namespace: &Namespace, name: &WorkloadName) -> String {
+    format!("{RESERVATIONS}/{network}/{namespace}/{name}")
+}
+
+/// The path of an attachment, for operators.
+#[must_use]
+pub fn attachment(key: &AttachmentKey) -> String {
+    let AttachmentKey { host, network, container, ifname } = key;
+    format!("{ATTACHMENTS}/{host}/{network}/{container}/{}", segment(ifname.as_str()))
+}
+
+/// The path at which a host joins.
+#[must_use]
+pub fn session(host: &HostName) -> String {
+    format!("{HOSTS}/{host}/session")
+}
+
+/// The path at which a host says that it is alive.
+#[must_use]
+pub fn heartbeat(host: &HostName) -> String {
+    format!("{HOSTS}/{host}/heartbeat")
+}
+
+/// The path of a host's watch, without its query.
+#[must_use]
+pub fn watch(host: &HostName) -> String {
+    format!("{HOSTS}/{host}/watch")
+}
+
+/// The path of a question to a host.
+#[must_use]
+pub fn ask(host: &HostName, uid: Uid) -> String {
+    format!("{HOSTS}/{host}/asks/{uid}")
+}
+
+/// The path at which a host claims and ends an attachment.
+#[must_use]
+pub fn claim(key: &AttachmentKey) -> String {
+    let AttachmentKey { host, network, container, ifname } = key;
+    format!("{HOSTS}/{host}/attachments/{network}/{container}/{}", segment(ifname.as_str()))
+}
+
+/// The path of an attachment on the agent's socket.
+#[must_use]
+pub fn socket_attachment(
+    network: &NetworkName,
+    container: &ContainerId,
+    ifname: &IfName,
+) -> String {
+    format!("{ATTACHMENTS}/{network}/{container}/{}", segment(ifname.as_str()))
+}
+
+/// The path of the readiness of a network on the agent's socket.
+#[must_use]
+pub fn socket_readiness(network: &NetworkName) -> String {
+    format!("/v1/readiness/{network}")
+}
+
+/// Percent-encodes what cannot stand in a path's segment (RFC 3986, section 3.3).
+///
+/// Of all names only an interface's may have such characters, and only ASCII ones.
+pub(crate) fn segment(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~');
+    text.bytes()
+        .map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_name_stays_one_segment() {
+        let path = |ifname: &str| {
+            socket_attachment(
+                &"n".parse().unwrap(),
+                &"c".parse().unwrap(),
+                &ifname.parse().unwrap(),
+            )
+        };
+        assert_eq!(path("eth0"), "/v1/attachments/n/c/eth0");
+        assert_eq!(path("a?b%#"), "/v1/attachments/n/c/a%3Fb%25%23");
+    }
+}
