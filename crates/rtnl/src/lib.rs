@@ -1,0 +1,53 @@
+//! Edge: the netlink messages that limpet needs, and a socket that carries them; no policy.
+//!
+//! Values are plain structs in limpet's words ([`Route`], [`Nexthop`], [`Neighbour`], ...). What is to be done
+//! is a [`Request`], which prints as the `ip` or `bridge` command that it equals; a [`Socket`] sends one
+//! ([`Socket::request`]) or many ([`Socket::batch`]) and reads whole tables, never parts of them.
+//!
+//! ```no_run
+//! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+//! use limpet_rtnl::{Request, Route, RouteFilter, RouteTarget, Socket};
+//!
+//! let mut socket = Socket::open()?;
+//! let route = Route {
+//!     table: 7601,
+//!     protocol: 76,
+//!     destination: "10.32.0.64/26".parse()?,
+//!     target: RouteTarget::Nexthop(1002),
+//!     source: Some("192.0.2.1".parse()?),
+//!     metric: 0,
+//! };
+//! socket.request(&Request::SetRoute(route)).await?;
+//! let found = socket.routes(RouteFilter { table: 7601, protocol: 76 }).await?;
+//! assert!(found.contains(&route));
+//! # Ok(()) }
+//! ```
+//!
+//! Setting replaces or creates, and deleting what is not there succeeds, so that repeating is safe. A socket
+//! belongs to the network namespace in which it was opened and goes on speaking for it wherever its owner
+//! runs: open one in each ([`Socket::open_in`]) and work from outside.
+
+mod address;
+mod link;
+mod message;
+mod monitor;
+mod neighbour;
+mod netns;
+mod nexthop;
+mod request;
+mod route;
+mod rule;
+mod socket;
+pub mod sysctl;
+mod wire;
+
+pub use address::{Address, FoundAddress, Scope};
+pub use link::{Link, LinkChange, LinkKind, NewVeth, NewVxlan, Veth, VethPeer, Vxlan};
+pub use monitor::{Change, Event, Monitor, MonitorError, Table};
+pub use neighbour::{FdbEntry, FoundNeighbour, Neighbour};
+pub use netns::{Netns, NetnsError};
+pub use nexthop::{Member, Nexthop, NexthopKind, Resilient};
+pub use request::Request;
+pub use route::{Route, RouteFilter, RouteTarget};
+pub use rule::Rule;
+pub use socket::{OpenError, ReadError, RequestError, Socket};
