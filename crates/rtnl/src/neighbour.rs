@@ -203,8 +203,10 @@ impl fmt::Display for Neighbour {
 /// As the arguments of `bridge fdb replace`.
 impl fmt::Display for FdbEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.mac;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x} dev if{}", self.device)?;
+        for (i, byte) in self.mac.iter().enumerate() {
+            write!(f, "{}{byte:02x}", if i == 0 { "" } else { ":" })?;
+        }
+        write!(f, " dev if{}", self.device)?;
         if let Some(vtep) = self.vtep {
             write!(f, " dst {vtep}")?;
         }

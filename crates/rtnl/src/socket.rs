@@ -188,7 +188,7 @@ impl Socket {
             let mut answers = self.send(chunk.iter().map(Request::encode).collect());
             for request in chunk {
                 results.push(match next_answer(&mut answers, deadline).await {
-                    Some(answer) => judge(request, answer),
+                    Some(answer) => judge(request, &answer),
                     None => Err(RequestError::NoAnswer { request: request.to_string() }),
                 });
             }
@@ -414,8 +414,8 @@ async fn next_answer(
 }
 
 /// What the answer says about the request.
-fn judge(request: &Request, answer: NetlinkMessage<Rt>) -> Result<(), RequestError> {
-    match refusal(&answer) {
+fn judge(request: &Request, answer: &NetlinkMessage<Rt>) -> Result<(), RequestError> {
+    match refusal(answer) {
         Some((errno, _)) if request.is_done_by(errno) => Ok(()),
         Some((errno, words)) => {
             Err(RequestError::Refused { request: request.to_string(), words, errno })
