@@ -1,0 +1,50 @@
+//! Edge: what connects hosts: one Ethernet segment, a bridge in a network namespace of its own.
+
+use crate::host::Host;
+use crate::run::sh;
+
+/// An Ethernet segment. Its own namespace has no address in it.
+#[derive(Debug)]
+pub struct Fabric {
+    bridge: Host,
+}
+
+impl Fabric {
+    /// Makes a segment with nobody on it.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        let bridge = Host::new(name);
+        bridge.run("ip link add br0 type bridge mcast_snooping 0 && ip link set br0 up");
+        Self { bridge }
+    }
+
+    /// Connects `host` through a new device with these addresses, such as `192.0.2.1/24`.
+    pub fn join(&self, host: &Host, device: &str, addresses: &[&str]) {
+        let port = format!("p{}", host.unique_name());
+        let port = &port[port.len().saturating_sub(15)..];
+        let (fabric, netns) = (self.bridge.netns_handle(), host.netns_handle());
+        drop(sh(&format!(
+            "ip -n {fabric} link add {port} type veth peer name {device} netns {netns}; \
+             ip -n {fabric} link set {port} master br0 up"
+        )));
+        for address in addresses {
+            host.run(&format!("ip addr add {address} dev {device} {}", nodad(address)));
+        }
+        host.run(&format!("ip link set {device} up"));
+    }
+
+    /// Joins any number of hosts as one more device on the segment would: see [`Fabric::join`].
+    #[must_use]
+    pub fn of(name: &str, hosts: &[(&Host, &[&str])]) -> Self {
+        let fabric = Self::new(name);
+        for (host, addresses) in hosts {
+            fabric.join(host, "eth0", addresses);
+        }
+        fabric
+    }
+}
+
+/// Duplicate address detection would keep an IPv6 address unusable for its first second.
+fn nodad(address: &str) -> &'static str {
+    if address.contains(':') { "nodad" } else { "" }
+}
