@@ -1,0 +1,107 @@
+//! Edge: the controller that is asked, over the API's own client, one request after another.
+
+use std::net::IpAddr;
+
+use anyhow::Context;
+use limpet_api::client::{Call, Client, ClientError, Endpoint, Method};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::cli::{Global, Misuse};
+
+/// The controllers named on the command line, of which the first that can be connected to answers.
+pub(crate) struct Controller {
+    client: Client,
+    runtime: Runtime,
+}
+
+impl Controller {
+    /// Makes the client; nothing is asked yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Misuse`] if requests would cross a network unencrypted and nobody said that they may.
+    pub(crate) fn new(global: &Global) -> anyhow::Result<Self> {
+        let open = global.controller.iter().find(|endpoint| !stays_here(endpoint));
+        if let Some(endpoint) = open
+            && !global.plain_http
+        {
+            return Err(Misuse(format!(
+                "{endpoint} is not on this machine, and this version speaks no TLS: \
+                 --plain-http allows unencrypted requests, for a network that you trust"
+            ))
+            .into());
+        }
+        let runtime = Builder::new_current_thread().enable_all().build().context("starting")?;
+        Ok(Self { client: Client::new(global.controller.clone(), global.timeout), runtime })
+    }
+
+    /// GET.
+    pub(crate) fn read<A: DeserializeOwned>(&self, path: &str) -> Result<A, ClientError> {
+        self.ask(&Call::new(Method::GET, path))
+    }
+
+    /// GET, with a query made of the fields of `query` that are there.
+    pub(crate) fn read_where<A: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &impl Serialize,
+    ) -> Result<A, ClientError> {
+        self.ask(&Call::new(Method::GET, path).with_query(query)?)
+    }
+
+    /// PUT.
+    pub(crate) fn put<A: DeserializeOwned>(
+        &self,
+        path: &str,
+        spec: &impl Serialize,
+    ) -> Result<A, ClientError> {
+        self.ask(&Call::with_body(Method::PUT, path, spec)?)
+    }
+
+    /// PATCH.
+    pub(crate) fn patch<A: DeserializeOwned>(
+        &self,
+        path: &str,
+        change: &impl Serialize,
+    ) -> Result<A, ClientError> {
+        self.ask(&Call::with_body(Method::PATCH, path, change)?)
+    }
+
+    /// DELETE.
+    pub(crate) fn delete<A: DeserializeOwned>(&self, path: &str) -> Result<A, ClientError> {
+        self.ask(&Call::new(Method::DELETE, path))
+    }
+
+    fn ask<A: DeserializeOwned>(&self, call: &Call) -> Result<A, ClientError> {
+        self.runtime.block_on(self.client.call(call))
+    }
+}
+
+/// Whether requests to `endpoint` never leave this machine.
+fn stays_here(endpoint: &Endpoint) -> bool {
+    let Endpoint::Http { authority } = endpoint else { return true };
+    let host = authority.rsplit_once(':').map_or(authority.as_str(), |(host, _)| host);
+    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_needs_no_leave_for_plain_http() {
+        let here = |url: &str| stays_here(&url.parse().unwrap());
+        for url in
+            ["http://127.0.0.1:7600", "http://[::1]:1", "http://localhost:1", "unix:/run/x.sock"]
+        {
+            assert!(here(url), "{url}");
+        }
+        for url in ["http://192.0.2.1:7600", "http://[2001:db8::1]:1", "http://localhost.example:1"]
+        {
+            assert!(!here(url), "{url}");
+        }
+    }
+}

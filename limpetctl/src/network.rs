@@ -1,0 +1,265 @@
+//! Edge: `limpetctl network`: `run` asks, what is below it is pure.
+
+use anyhow::Context;
+use clap::Subcommand;
+use limpet_api::Change;
+use limpet_api::book::Attachment;
+use limpet_api::config::{Network, NetworkChange, NetworkSpec, PoolUse};
+use limpet_api::paths;
+use limpet_net_types::{Mtu, NetworkName, Vni};
+use serde_json::{Value, json};
+
+use crate::answer::{self, Answer, Answers};
+use crate::cli::{self, Done, Output};
+use crate::controller::Controller;
+use crate::table;
+
+/// What `network` takes; without a verb all networks are listed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// List all networks
+    List,
+    /// Show one network
+    Show {
+        /// The network
+        name: NetworkName,
+    },
+    /// Create a network; repeating it changes nothing
+    Create(Create),
+    /// Change a network
+    Set(Set),
+    /// Delete a network that has no pools any more
+    Delete {
+        /// The network
+        name: NetworkName,
+        /// Do it; without, what would be lost is shown
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Create {
+    /// Its name: at most 63 of a-z, 0-9 and '-'
+    name: NetworkName,
+    /// Its number on the wire, 1 to 16777215; the smallest free one if left out
+    #[arg(long, value_parser = cli::number::<Vni>)]
+    vni: Option<Vni>,
+    /// Its MTU in bytes, 1280 to 65535; if left out, each host's underlay MTU less VXLAN's overhead
+    #[arg(long, value_parser = cli::number::<Mtu>, value_name = "BYTES")]
+    mtu: Option<Mtu>,
+    /// The UDP port of its VXLAN on all hosts; 4789 if left out
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Set {
+    /// The network
+    name: NetworkName,
+    /// Its MTU in bytes, 1280 to 65535, or auto: each host's underlay MTU less VXLAN's overhead
+    #[arg(long, value_parser = mtu, value_name = "BYTES|auto", required = true)]
+    mtu: Option<Change<Mtu>>,
+}
+
+/// Without a network's name there is not exactly one to take.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoNetwork {
+    /// There is none at all.
+    #[error("there is no network yet")]
+    None,
+    /// There are several.
+    #[error("there are several networks: {0}")]
+    Several(String),
+}
+
+/// Carries out one command.
+pub(crate) fn run(args: &Args, controller: &Controller, output: Output) -> anyhow::Result<Done> {
+    let text = match args.verb.as_ref().unwrap_or(&Verb::List) {
+        Verb::List => render_all(&all(controller)?, output)?,
+        Verb::Show { name } => {
+            let network = controller.read(&paths::network(name));
+            render(&network.with_context(|| format!("asking for network {name}"))?, output)?
+        }
+        Verb::Create(create) => {
+            let (name, spec) = (&create.name, create.spec());
+            let network = controller.put(&paths::network(name), &spec);
+            render(&network.with_context(|| format!("creating network {name}"))?, output)?
+        }
+        Verb::Set(set) => {
+            let (name, change) = (&set.name, set.change());
+            let network = controller.patch(&paths::network(name), &change);
+            render(&network.with_context(|| format!("changing network {name}"))?, output)?
+        }
+        Verb::Delete { name, yes: true } => {
+            let answer: Value = controller
+                .delete(&paths::network(name))
+                .with_context(|| format!("deleting network {name}"))?;
+            match output {
+                Output::Json => answer::json(&answer)?,
+                Output::Table => format!("network {name} is deleted\n"),
+            }
+        }
+        Verb::Delete { name, yes: false } => return planned(name, controller).map(Done::Plan),
+    };
+    Ok(Done::Answer(text))
+}
+
+/// Returns the network that was named, or else the only one that there is.
+///
+/// # Errors
+///
+/// [`NoNetwork`] if none was named and there is not exactly one.
+pub(crate) fn named_or_only(
+    name: Option<&NetworkName>,
+    controller: &Controller,
+) -> anyhow::Result<NetworkName> {
+    if let Some(name) = name {
+        return Ok(name.clone());
+    }
+    let names = all(controller)?.items.into_iter().map(|network| network.record.name);
+    Ok(the_only(names.collect())?)
+}
+
+fn all(controller: &Controller) -> anyhow::Result<Answers<Network>> {
+    controller.read(paths::NETWORKS).context("asking for networks")
+}
+
+fn planned(name: &NetworkName, controller: &Controller) -> anyhow::Result<String> {
+    let context = || format!("asking what depends on network {name}");
+    let network: Answer<Network> = controller.read(&paths::network(name)).with_context(context)?;
+    let pools: Answers<PoolUse> = controller.read(paths::POOLS).with_context(context)?;
+    let attachments: Answers<Attachment> = controller
+        .read_where(paths::ATTACHMENTS, &json!({ "network": name }))
+        .with_context(context)?;
+    let pools: Vec<PoolUse> = pools
+        .items
+        .into_iter()
+        .map(|pool| pool.record)
+        .filter(|pool| pool.pool.network == *name)
+        .collect();
+    Ok(plan(&network.record, &pools, attachments.items.len()))
+}
+
+fn plan(network: &Network, pools: &[PoolUse], attachments: usize) -> String {
+    let Network { name, vni, index, .. } = network;
+    let content = if pools.is_empty() {
+        "it has no pools".to_owned()
+    } else {
+        let names = table::list(pools.iter().map(|pool| &pool.pool.name));
+        let count = table::plural(pools.len(), "pool");
+        let held = table::plural(attachments, "attachment");
+        format!("it has {count} ({names}) and {held}; it is refused while it has a pool")
+    };
+    format!(
+        "this would delete network {name} (VNI {vni}) and, on every host, its device limpet{index}\n\
+         {content}\n"
+    )
+}
+
+fn the_only(mut names: Vec<NetworkName>) -> Result<NetworkName, NoNetwork> {
+    if names.len() > 1 {
+        return Err(NoNetwork::Several(table::list(names.iter()).replace(',', ", ")));
+    }
+    names.pop().ok_or(NoNetwork::None)
+}
+
+impl Create {
+    fn spec(&self) -> NetworkSpec {
+        NetworkSpec { vni: self.vni, mtu: self.mtu, port: self.port }
+    }
+}
+
+impl Set {
+    fn change(&self) -> NetworkChange {
+        NetworkChange { mtu: self.mtu.unwrap_or_default() }
+    }
+}
+
+/// Reads an MTU, or `auto`.
+fn mtu(text: &str) -> Result<Change<Mtu>, String> {
+    if text == "auto" { Ok(Change::Clear) } else { cli::number(text).map(Change::Set) }
+}
+
+fn shown_mtu(network: &Network) -> String {
+    network.mtu.map_or_else(|| "auto".to_owned(), |mtu| mtu.to_string())
+}
+
+fn render_all(networks: &Answers<Network>, output: Output) -> anyhow::Result<String> {
+    if output == Output::Json {
+        return answer::json(networks);
+    }
+    let rows = networks.items.iter().map(|Answer { record: network, .. }| {
+        [
+            network.name.to_string(),
+            network.vni.to_string(),
+            network.index.to_string(),
+            shown_mtu(network),
+            network.port.to_string(),
+        ]
+    });
+    Ok(table::table(["NAME", "VNI", "INDEX", "MTU", "PORT"], rows))
+}
+
+fn render(network: &Answer<Network>, output: Output) -> anyhow::Result<String> {
+    if output == Output::Json {
+        return answer::json(network);
+    }
+    let network = &network.record;
+    Ok(table::facts([
+        ("Name", Some(network.name.to_string())),
+        ("VNI", Some(network.vni.to_string())),
+        ("MTU", Some(shown_mtu(network))),
+        ("UDP port", Some(network.port.to_string())),
+        ("Device on hosts", Some(format!("limpet{}", network.index))),
+    ]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::golden;
+
+    fn answers() -> Answers<Network> {
+        serde_json::from_value(json!({"revision": 9, "items": [
+            {"name": "corp", "vni": 1, "index": 1, "port": 4789},
+            {"name": "lab", "vni": 16_777_215, "index": 4095, "mtu": 1400, "port": 8472},
+        ]}))
+        .unwrap()
+    }
+
+    #[test]
+    fn networks_are_shown_to_people_and_to_programs() {
+        let answers = answers();
+        golden::check("network-list", &render_all(&answers, Output::Table).unwrap());
+        golden::check("network-list.json", &render_all(&answers, Output::Json).unwrap());
+        golden::check("network-show", &render(&answers.items[1], Output::Table).unwrap());
+    }
+
+    #[test]
+    fn the_plan_of_a_deletion_names_what_stands_in_its_way() {
+        let network = &answers().items[0].record;
+        let pools: Vec<PoolUse> =
+            crate::pool::tests::answers().items.into_iter().map(|pool| pool.record).collect();
+        let text = plan(network, &[], 0) + &plan(network, &pools, 7);
+        golden::check("network-delete-plan", &text);
+    }
+
+    #[test]
+    fn the_only_network_need_not_be_named() {
+        let names = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
+        assert_eq!(the_only(names(&["corp"])).unwrap().as_str(), "corp");
+        assert_eq!(the_only(vec![]).unwrap_err(), NoNetwork::None);
+        assert_eq!(
+            the_only(names(&["corp", "lab"])).unwrap_err().to_string(),
+            "there are several networks: corp, lab"
+        );
+    }
+}
