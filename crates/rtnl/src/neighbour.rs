@@ -76,15 +76,15 @@ impl Neighbour {
         message
     }
 
-    /// What asks for the entries of one family on one device.
-    pub(crate) fn dump(device: u32, family: Family) -> NeighbourMessage {
+    /// What asks for the entries of one family on one device, or on all.
+    pub(crate) fn dump(device: Option<u32>, family: Family) -> NeighbourMessage {
         let mut message = NeighbourMessage::default();
         message.header.family = match family {
             Family::V4 => AddressFamily::Inet,
             Family::V6 => AddressFamily::Inet6,
         };
         // A strict kernel refuses the index in the header.
-        message.attributes = vec![NeighbourAttribute::IfIndex(device)];
+        message.attributes = device.map(NeighbourAttribute::IfIndex).into_iter().collect();
         message
     }
 }

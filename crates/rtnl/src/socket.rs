@@ -261,18 +261,21 @@ impl Socket {
         none_if(Errno::ENODEV, found.await)
     }
 
-    /// Lists the neighbour entries of one device, IPv4 and IPv6.
+    /// Lists the neighbour entries of one device, or of all, IPv4 and IPv6.
     ///
     /// # Errors
     ///
     /// [`ReadError`], never a part. A device that is gone has none.
-    pub async fn neighbours(&mut self, device: u32) -> Result<Vec<FoundNeighbour>, ReadError> {
+    pub async fn neighbours(
+        &mut self,
+        device: Option<u32>,
+    ) -> Result<Vec<FoundNeighbour>, ReadError> {
         let mut all = Vec::new();
         for family in [Family::V4, Family::V6] {
             let ask = Rt::Route(Message::GetNeighbour(Neighbour::dump(device, family)));
             let found = self.dump("neighbours", &ask, |message| match message {
                 Rt::Route(Message::NewNeighbour(message)) => FoundNeighbour::decode(message)
-                    .map(|found| (found.device == device).then_some(found)),
+                    .map(|found| device.is_none_or(|at| at == found.device).then_some(found)),
                 _ => Err(Malformed("not a neighbour")),
             });
             all.extend(none_if(Errno::ENODEV, found.await)?);
