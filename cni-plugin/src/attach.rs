@@ -1,0 +1,421 @@
+//! Edge: the kernel's part: making a container's interface, and taking it away.
+//!
+//! Each namespace has one socket; everything is done from outside the container's.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+
+use limpet_api::socket::Attach;
+use limpet_net_types::{Family, Mac, Uid, host_prefix};
+use limpet_rtnl::sysctl::{self, SysctlError};
+use limpet_rtnl::{
+    Address, Link, LinkChange, LinkKind, Neighbour, Netns, NetnsError, NewVeth, OpenError,
+    ReadError, Request, RequestError, Route, RouteTarget, Socket, VethPeer,
+};
+use nix::errno::Errno;
+
+use crate::error::{Code, Failure};
+use crate::result::{everywhere, gateway_of};
+
+/// The protocol number of every route and neighbour entry that limpet makes on a host.
+pub(crate) const PROTOCOL: u8 = 76;
+
+/// The interface group of host ends that are dead: the agent deletes them all in one message.
+pub(crate) const DEAD: u32 = 4096;
+
+/// The interface groups of live host ends: one for each network, by its index.
+const LIVE: std::ops::RangeInclusive<u32> = DEAD + 1..=DEAD + 4095;
+
+/// The main table of a container, which is nobody's but the container's.
+pub(crate) const MAIN: u32 = 254;
+
+/// What routes inside a container are marked with: `boot`, as if its user had made them with `ip`.
+pub(crate) const BOOT: u8 = 3;
+
+/// Why an interface was not made, or not taken away.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AttachError {
+    /// There is no such namespace.
+    #[error("there is no container's network namespace at CNI_NETNS={path}")]
+    NoNetns { path: String, source: NetnsError },
+    /// It cannot be used.
+    #[error("the network namespace at CNI_NETNS={path} cannot be used")]
+    Netns { path: String, source: NetnsError },
+    /// It is the host's.
+    #[error("the network namespace at CNI_NETNS={path} is the host's own")]
+    OwnNetns { path: String },
+    /// The name is taken inside.
+    #[error("the container has an interface {ifname} already")]
+    Exists { ifname: String },
+    /// The name is taken outside by something that is not limpet's to remove.
+    #[error("the host has an interface {name} that is in the way")]
+    InTheWay { name: String },
+    /// The kernel gives no netlink socket.
+    #[error("cannot speak to the kernel")]
+    Open(#[from] OpenError),
+    /// The kernel does not say what there is.
+    #[error("cannot see the interfaces")]
+    Read(#[from] ReadError),
+    /// The kernel refuses.
+    #[error("cannot make the interface")]
+    Request(#[from] RequestError),
+    /// A setting of the interface cannot be made.
+    #[error("cannot set the interface up")]
+    Sysctl(#[from] SysctlError),
+    /// The interface vanished while it was made.
+    #[error("interface {name} vanished while it was made")]
+    Vanished { name: String },
+}
+
+impl AttachError {
+    /// The failure that it is for a runtime.
+    pub(crate) fn failure(&self) -> Failure {
+        let code = match self {
+            Self::NoNetns { .. } => Code::UnknownContainer,
+            Self::Netns { .. } | Self::OwnNetns { .. } => Code::Environment,
+            Self::Exists { .. } => Code::InterfaceExists,
+            _ => Code::Kernel,
+        };
+        Failure::of(code, self)
+    }
+}
+
+/// A container's network namespace, and a socket in it.
+pub(crate) struct Container {
+    netns: Netns,
+    socket: Socket,
+    /// Whether a new interface starts with IPv6 switched off there.
+    starts_without_v6: bool,
+}
+
+impl Container {
+    /// Opens the namespace at `path`, which must not be the plugin's own.
+    pub(crate) fn open(path: &Path) -> Result<Self, AttachError> {
+        let shown = || path.display().to_string();
+        let netns = Netns::open(path).map_err(|source| match &source {
+            NetnsError::Open { source: cause, .. } if cause.kind() != io::ErrorKind::NotFound => {
+                AttachError::Netns { path: shown(), source }
+            }
+            _ => AttachError::NoNetns { path: shown(), source },
+        })?;
+        let own =
+            Netns::current().map_err(|source| AttachError::Netns { path: shown(), source })?;
+        if netns == own {
+            return Err(AttachError::OwnNetns { path: shown() });
+        }
+        let runtime = tokio::runtime::Handle::current();
+        // One thread for both: it is what costs most here.
+        let opened = netns.run(|| {
+            let _runtime = runtime.enter();
+            let v6 = sysctl::read(&["ipv6", "conf", "default", "disable_ipv6"]);
+            (Socket::open(), v6.map_or(true, |value| value != "0"))
+        });
+        let (socket, starts_without_v6) =
+            opened.map_err(|source| AttachError::Netns { path: shown(), source })?;
+        Ok(Self { netns, socket: socket?, starts_without_v6 })
+    }
+
+    /// The socket inside.
+    pub(crate) fn socket(&mut self) -> &mut Socket {
+        &mut self.socket
+    }
+
+    /// Refuses a name that an interface inside has.
+    pub(crate) async fn refuse_existing(&mut self, ifname: &str) -> Result<(), AttachError> {
+        match self.socket.link_named(ifname).await? {
+            Some(_) => Err(AttachError::Exists { ifname: ifname.to_owned() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Switches IPv6 on for an interface where a new one has it off.
+    fn switch_v6_on(&self, ifname: &str) -> Result<(), AttachError> {
+        if !self.starts_without_v6 {
+            return Ok(());
+        }
+        let switch = || sysctl::write(&["ipv6", "conf", ifname, "disable_ipv6"], "0");
+        match self.netns.run(switch) {
+            Ok(done) => Ok(done?),
+            Err(source) => Err(AttachError::Netns { path: self.netns.to_string(), source }),
+        }
+    }
+}
+
+/// The host's end of an attachment's veth pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HostEnd {
+    pub(crate) index: u32,
+    /// The index of the other end, in the container.
+    pub(crate) peer: u32,
+    /// The incarnation; none if whoever made it died before it was written down.
+    pub(crate) uid: Option<Uid>,
+    /// Whether it waits for its deletion.
+    pub(crate) is_dead: bool,
+}
+
+impl HostEnd {
+    /// Reads from a device whether it is one, and whose.
+    pub(crate) fn of(link: &Link) -> Option<Self> {
+        let LinkKind::Veth(veth) = link.kind else { return None };
+        let uid = link.alias.as_deref().and_then(|alias| alias.parse().ok());
+        let is_dead = link.group == DEAD;
+        let is_ours = uid.is_some() || is_dead || LIVE.contains(&link.group);
+        is_ours.then_some(Self { index: link.index, peer: veth.peer, uid, is_dead })
+    }
+
+    /// Finds it by its name.
+    pub(crate) async fn find(host: &mut Socket, name: &str) -> Result<Option<Self>, ReadError> {
+        Ok(host.link_named(name).await?.as_ref().and_then(Self::of))
+    }
+
+    /// Cuts the container off and gives the interface up for deletion.
+    ///
+    /// Down takes the host's routes and neighbour entries for it along, IPv4 and IPv6.
+    pub(crate) async fn bury(&self, host: &mut Socket) -> Result<(), RequestError> {
+        let dead = LinkChange { group: Some(DEAD), up: Some(false), ..LinkChange::of(self.index) };
+        match host.request(&Request::ChangeLink(dead)).await {
+            Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Takes the other end out of use, and its name free for the next ADD, if it is where it is said to be.
+    pub(crate) async fn free_name(
+        &self,
+        container: &mut Container,
+        ifname: &str,
+    ) -> Result<(), AttachError> {
+        let Some(link) = container.socket.link_named(ifname).await? else { return Ok(()) };
+        let LinkKind::Veth(veth) = link.kind else { return Ok(()) };
+        if link.index != self.peer || veth.peer != self.index {
+            return Ok(());
+        }
+        let down = LinkChange { up: Some(false), ..LinkChange::of(link.index) };
+        let name = LinkChange { name: Some(dead_name(link.index)), ..LinkChange::of(link.index) };
+        all(container.socket.batch(&[down, name].map(Request::ChangeLink)).await)
+    }
+
+    /// Deletes it, and the other end with it. Takes about 20 ms.
+    pub(crate) async fn delete(&self, host: &mut Socket) -> Result<(), RequestError> {
+        host.request(&Request::DelLink(self.index)).await
+    }
+}
+
+/// A name that no live interface has: indexes are never given twice, and `x` is no hexadecimal digit.
+fn dead_name(index: u32) -> String {
+    format!("lcx{index}")
+}
+
+/// An interface to make.
+pub(crate) struct Order<'a> {
+    pub(crate) attach: &'a Attach,
+    pub(crate) ifname: &'a str,
+}
+
+impl Order<'_> {
+    /// Makes the interface; when this returns, packets pass.
+    ///
+    /// On failure nothing of it is left.
+    pub(crate) async fn carry_out(
+        &self,
+        host: &mut Socket,
+        container: &mut Container,
+    ) -> Result<HostEnd, AttachError> {
+        self.make_pair(host, container).await?;
+        match self.set_up(host, container).await {
+            Ok(end) => Ok(end),
+            Err(error) => {
+                self.undo(host).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes away what was made.
+    pub(crate) async fn undo(&self, host: &mut Socket) {
+        let name = &self.attach.host_ifname;
+        let undone = async {
+            match HostEnd::find(host, name).await? {
+                Some(end) => Ok(end.delete(host).await?),
+                None => Ok::<(), AttachError>(()),
+            }
+        };
+        // Why it is undone is what the runtime is told; DEL comes after this and tries again.
+        if let Err(error) = undone.await {
+            tracing::warn!(%error, interface = %name, "interface not undone");
+        }
+    }
+
+    async fn make_pair(&self, host: &mut Socket, container: &Container) -> Result<(), AttachError> {
+        let name = &self.attach.host_ifname;
+        let pair = Request::NewVeth(NewVeth {
+            name: name.clone(),
+            mac: self.attach.gateway_mac,
+            mtu: self.attach.mtu.into(),
+            group: self.attach.group,
+            peer: VethPeer {
+                name: self.ifname.to_owned(),
+                mac: self.attach.attachment.mac,
+                netns: container.netns.clone(),
+            },
+        });
+        match host.request(&pair).await {
+            Err(error) if error.errno() == Some(Errno::EEXIST) => {
+                self.make_way(host).await?;
+                Ok(host.request(&pair).await?)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Renames a dead interface that has the name still: the same container is attached again before the
+    /// agent has deleted what its last DEL left.
+    async fn make_way(&self, host: &mut Socket) -> Result<(), AttachError> {
+        let name = &self.attach.host_ifname;
+        let Some(link) = host.link_named(name).await? else {
+            return Err(AttachError::Exists { ifname: self.ifname.to_owned() });
+        };
+        if !HostEnd::of(&link).is_some_and(|end| end.is_dead) {
+            return Err(AttachError::InTheWay { name: name.clone() });
+        }
+        let other = LinkChange { name: Some(dead_name(link.index)), ..LinkChange::of(link.index) };
+        Ok(host.request(&Request::ChangeLink(other)).await?)
+    }
+
+    async fn set_up(
+        &self,
+        host: &mut Socket,
+        container: &mut Container,
+    ) -> Result<HostEnd, AttachError> {
+        let name = &self.attach.host_ifname;
+        let end = HostEnd::find(host, name)
+            .await?
+            .ok_or_else(|| AttachError::Vanished { name: name.clone() })?;
+        self.set_host_sysctls()?;
+        if self.has(Family::V6) {
+            container.switch_v6_on(self.ifname)?;
+        }
+        // Outside first: an interface inside has carrier only when the other end is up.
+        all(host.batch(&self.outside(end.index)).await)?;
+        all(container.socket.batch(&self.inside(end.peer)).await)?;
+        Ok(end)
+    }
+
+    fn has(&self, family: Family) -> bool {
+        self.addresses().any(|address| Family::of(address) == family)
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.attach.attachment.addresses.iter().map(|held| held.address)
+    }
+
+    /// Forwarding is switched on for this interface alone, so that the host stays closed for others.
+    fn set_host_sysctls(&self) -> Result<(), AttachError> {
+        let name = self.attach.host_ifname.as_str();
+        if self.has(Family::V4) {
+            sysctl::write(&["ipv4", "conf", name, "forwarding"], "1")?;
+        }
+        if self.has(Family::V6) {
+            sysctl::ensure(&["ipv6", "conf", name, "disable_ipv6"], "0")?;
+            // Else a container could make itself the host's router by announcing itself.
+            sysctl::write(&["ipv6", "conf", name, "accept_ra"], "0")?;
+            match sysctl::write(&["ipv6", "conf", name, "force_forwarding"], "1") {
+                // Kernels before 6.17 forward everywhere or nowhere, which is the agent's to settle.
+                Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What makes the host's end carry: its owner's uid, and the way to each address.
+    fn outside(&self, index: u32) -> Vec<Request> {
+        let Attach { attachment, table, sources, .. } = self.attach;
+        let mut requests = vec![
+            Request::ChangeLink(LinkChange {
+                alias: Some(attachment.uid.to_string()),
+                no_link_local: true,
+                ..LinkChange::of(index)
+            }),
+            Request::ChangeLink(LinkChange { up: Some(true), ..LinkChange::of(index) }),
+        ];
+        for (i, address) in self.addresses().enumerate() {
+            requests.push(Request::SetNeighbour(outside_neighbour(index, address, attachment.mac)));
+            let source = sources.get(i).copied().flatten();
+            requests.push(Request::SetRoute(outside_route(*table, index, address, source)));
+        }
+        requests
+    }
+
+    /// What makes the container's end carry: its addresses, and the way to everywhere by the host.
+    fn inside(&self, index: u32) -> Vec<Request> {
+        let quiet = LinkChange { no_link_local: true, ..LinkChange::of(index) };
+        let up = LinkChange { up: Some(true), ..LinkChange::of(index) };
+        let mut requests = vec![Request::ChangeLink(quiet), Request::ChangeLink(up)];
+        for address in self.addresses() {
+            let length = Family::of(address).bits();
+            let address = Address { device: index, address, length, no_dad: true };
+            requests.push(Request::SetAddress(address));
+        }
+        for family in [Family::V4, Family::V6].into_iter().filter(|family| self.has(*family)) {
+            if let Some(gateway) = gateway_of(self.attach, family) {
+                requests.push(Request::SetNeighbour(inside_neighbour(
+                    index,
+                    gateway,
+                    self.attach.gateway_mac,
+                )));
+                requests.extend(inside_routes(index, gateway).map(Request::SetRoute));
+            }
+        }
+        requests
+    }
+}
+
+/// The host's neighbour entry for a container's address: permanent, because nobody answers for it.
+pub(crate) fn outside_neighbour(device: u32, address: IpAddr, mac: Mac) -> Neighbour {
+    Neighbour { device, address, mac, protocol: PROTOCOL }
+}
+
+/// The host's route to a container's address.
+pub(crate) fn outside_route(
+    table: u32,
+    device: u32,
+    address: IpAddr,
+    source: Option<IpAddr>,
+) -> Route {
+    Route {
+        table,
+        protocol: PROTOCOL,
+        destination: host_prefix(address),
+        target: RouteTarget::link(device),
+        source,
+        metric: 0,
+    }
+}
+
+/// The container's neighbour entry for its gateway: permanent, because the host has no such address.
+pub(crate) fn inside_neighbour(device: u32, gateway: IpAddr, mac: Mac) -> Neighbour {
+    Neighbour { device, address: gateway, mac, protocol: 0 }
+}
+
+/// The container's routes: to its gateway, which a link-local IPv6 one does not need, and by it.
+pub(crate) fn inside_routes(device: u32, gateway: IpAddr) -> impl Iterator<Item = Route> {
+    let route = |destination, target| Route {
+        table: MAIN,
+        protocol: BOOT,
+        destination,
+        target,
+        source: None,
+        metric: 0,
+    };
+    let link = route(host_prefix(gateway), RouteTarget::link(device));
+    let everywhere = everywhere(gateway);
+    let by = route(everywhere, RouteTarget::gateway(device, gateway));
+    gateway.is_ipv4().then_some(link).into_iter().chain([by])
+}
+
+/// The first failure of a batch, if there is one.
+fn all(results: Vec<Result<(), RequestError>>) -> Result<(), AttachError> {
+    results.into_iter().collect::<Result<(), _>>().map_err(AttachError::from)
+}
