@@ -93,3 +93,54 @@ fn bad_numbers_and_addresses_say_what_would_be_right() {
     refused("-o yaml host", "[possible values: table, json]");
     refused("pod", "unrecognized subcommand");
 }
+
+/// The lines of the section whose heading is `heading`, up to the next heading.
+fn section(heading: &str) -> Vec<&'static str> {
+    include_str!("../../docs/limpetctl.md")
+        .lines()
+        .skip_while(|line| *line != heading)
+        .skip(1)
+        .take_while(|line| !line.starts_with("##"))
+        .collect()
+}
+
+/// Every command that does something, with its path, such as `pool create`.
+fn leaves(command: &clap::Command, path: &str) -> Vec<(String, clap::Command)> {
+    if command.has_subcommands() {
+        let below = |sub: &clap::Command| leaves(sub, &format!("{path} {}", sub.get_name()));
+        command.get_subcommands().flat_map(below).collect()
+    } else {
+        vec![(path.to_owned(), command.clone())]
+    }
+}
+
+fn options(command: &clap::Command) -> impl Iterator<Item = String> {
+    command.get_arguments().filter_map(|arg| arg.get_long()).map(|long| format!("--{long}"))
+}
+
+/// The options that a text mentions.
+fn mentioned(text: &str) -> impl Iterator<Item = String> {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    text.split(move |c| !word(c))
+        .filter(|word| word.len() > 2 && word.starts_with("--") && !word.ends_with('-'))
+        .map(str::to_owned)
+}
+
+#[test]
+fn the_manual_has_every_command_with_exactly_its_options() {
+    use clap::CommandFactory;
+    use std::collections::BTreeSet;
+
+    let cli = Cli::command();
+    let global: BTreeSet<String> =
+        options(&cli).chain(["--help", "--version"].map(str::to_owned)).collect();
+    let text = section("## Options of every command").join("\n");
+    assert_eq!(mentioned(&text).collect::<BTreeSet<_>>(), global);
+
+    for (path, command) in leaves(&cli, "limpetctl") {
+        let text = section(&format!("### `{path}`")).join("\n");
+        assert!(!text.trim().is_empty(), "docs/limpetctl.md has no section `{path}`");
+        let described: BTreeSet<String> = mentioned(&text).collect();
+        assert_eq!(described, options(&command).collect(), "`{path}` in docs/limpetctl.md");
+    }
+}

@@ -94,12 +94,14 @@ pub(crate) fn short(id: &str) -> String {
     id.chars().take(SHORT).collect()
 }
 
-/// A count; from 2^32 on the power of two below it, since nobody reads twenty digits.
+/// A count; from 2^32 on the power of two nearest to it, since nobody reads twenty digits.
 pub(crate) fn count(number: u64) -> String {
     match number.checked_ilog2() {
-        Some(power @ 32..) if number == u64::MAX => format!(">=2^{}", power + 1),
         Some(power @ 32..) if number.is_power_of_two() => format!("2^{power}"),
-        Some(power @ 32..) => format!(">2^{power}"),
+        Some(power @ 32..) => {
+            let upper_half = (number >> (power - 1)) & 1;
+            format!("~2^{}", u64::from(power) + upper_half)
+        }
         _ => number.to_string(),
     }
 }
@@ -128,10 +130,15 @@ mod tests {
 
     #[test]
     fn large_counts_are_powers_of_two() {
-        let texts = [(0, "0"), (65_533, "65533"), (1 << 32, "2^32"), (u64::MAX, ">=2^64")];
+        let texts = [
+            (0, "0"),
+            (65_533, "65533"),
+            (1 << 32, "2^32"),
+            (u64::MAX, "~2^64"),
+            (5 << 40, "~2^42"),
+        ];
         for (number, text) in texts {
             assert_eq!(count(number), text);
         }
-        assert_eq!(count(u64::MAX - 1), ">2^63");
     }
 }
