@@ -103,6 +103,24 @@ impl Datacentre {
             .flatten()
     }
 
+    /// The host of `metal-1`, of a [`Datacentre::full`].
+    #[must_use]
+    pub fn metal_host(&self) -> &Host {
+        self.metal.as_ref().expect("a full datacentre has a member").host()
+    }
+
+    /// The host of `gw-1`, of a [`Datacentre::full`].
+    #[must_use]
+    pub fn gateway_host(&self) -> &Host {
+        self.gateway.as_ref().expect("a full datacentre has a gateway").host()
+    }
+
+    /// The machine that never joined, of a [`Datacentre::full`].
+    #[must_use]
+    pub fn plain_host(&self) -> &Host {
+        self.plain.as_ref().expect("a full datacentre has a machine that never joined")
+    }
+
     /// Waits until every host has a way to every other.
     pub fn settle(&self) {
         let others = self.agents().count() - 1;

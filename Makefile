@@ -1,0 +1,45 @@
+# limpet's commands. `make help` lists them.
+.POSIX:
+.PHONY: help build demo demo-down test lint bench bench-cni bench-path bench-claims
+
+PROGRAMS = -p cni-plugin -p ipam-controller -p vxlan-agent -p limpetctl
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
+
+build: ## The four programs, for use, in target/release
+	scripts/setup build
+	cargo build --locked --release $(PROGRAMS)
+
+demo: ## A datacentre in network namespaces with limpet in it (as root)
+	scripts/setup demo
+	cargo build --locked --release $(PROGRAMS)
+	LIMPET_BIN_DIR=$${CARGO_TARGET_DIR:-target}/release examples/demo/demo up
+
+demo-down: ## Removes the demo, also one that was killed
+	examples/demo/demo down
+
+test: ## Everything that must hold: format, lints, docs, scripts, tests (as root)
+	scripts/setup test
+	scripts/test
+
+lint: ## Format, lints, docs and scripts alone
+	scripts/setup test
+	scripts/test lint
+
+bench: bench-cni bench-path bench-claims ## All measurements
+
+bench-cni: ## ADD and DEL beside bridge + host-local (as root)
+	scripts/setup bench
+	cargo build --locked --release $(PROGRAMS)
+	cargo run --locked --release -q -p limpet-benches --bin bench-cni
+
+bench-path: ## The data path beside the underlay and a VXLAN made by hand (as root)
+	scripts/setup bench
+	cargo build --locked --release $(PROGRAMS)
+	cargo run --locked --release -q -p limpet-benches --bin bench-path
+
+bench-claims: ## Durable claims per second beside what the disk can do
+	scripts/setup bench
+	cargo build --locked --release $(PROGRAMS)
+	cargo run --locked --release -q -p limpet-benches --bin bench-claims
