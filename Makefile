@@ -2,6 +2,7 @@
 .POSIX:
 .PHONY: help build demo demo-down test lint bench bench-cni bench-path bench-claims
 
+RELEASE = $${CARGO_TARGET_DIR:-$(CURDIR)/target}/release
 PROGRAMS = -p cni-plugin -p ipam-controller -p vxlan-agent -p limpetctl
 
 help: ## This list
@@ -14,7 +15,7 @@ build: ## The four programs, for use, in target/release
 demo: ## A datacentre in network namespaces with limpet in it (as root)
 	scripts/setup demo
 	cargo build --locked --release $(PROGRAMS)
-	LIMPET_BIN_DIR=$${CARGO_TARGET_DIR:-target}/release examples/demo/demo up
+	LIMPET_BIN_DIR=$(RELEASE) examples/demo/demo up
 
 demo-down: ## Removes the demo, also one that was killed
 	examples/demo/demo down
@@ -32,14 +33,14 @@ bench: bench-cni bench-path bench-claims ## All measurements
 bench-cni: ## ADD and DEL beside bridge + host-local (as root)
 	scripts/setup bench
 	cargo build --locked --release $(PROGRAMS)
-	cargo run --locked --release -q -p limpet-benches --bin bench-cni
+	LIMPET_BIN_DIR=$(RELEASE) cargo run --locked --release -p limpet-benches --bin bench-cni
 
 bench-path: ## The data path beside the underlay and a VXLAN made by hand (as root)
 	scripts/setup bench
 	cargo build --locked --release $(PROGRAMS)
-	cargo run --locked --release -q -p limpet-benches --bin bench-path
+	LIMPET_BIN_DIR=$(RELEASE) cargo run --locked --release -p limpet-benches --bin bench-path
 
 bench-claims: ## Durable claims per second beside what the disk can do
 	scripts/setup bench
 	cargo build --locked --release $(PROGRAMS)
-	cargo run --locked --release -q -p limpet-benches --bin bench-claims
+	LIMPET_BIN_DIR=$(RELEASE) cargo run --locked --release -p limpet-benches --bin bench-claims

@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+/// How long building the programs may take, on a slow machine and from nothing.
+const BUILD_LIMIT: Duration = Duration::from_secs(1200);
+
 /// How long a program has to end after it was asked to.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
 
@@ -41,7 +44,7 @@ fn build() -> PathBuf {
     if dir.ends_with("release") {
         cargo.arg("--release");
     }
-    crate::run::finish(&mut cargo, "building the programs under test")
+    crate::run::finish_within(BUILD_LIMIT, &mut cargo, "building the programs under test")
         .unwrap_or_else(|e| panic!("{e}"));
     dir
 }

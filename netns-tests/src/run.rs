@@ -1,11 +1,16 @@
 //! Edge: running commands, waiting for conditions, and names that no other test has.
 
 use std::fs;
+use std::io::Read;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// How long a command may run that nobody waits for in other words.
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long [`wait_until`] rests between two looks at its condition.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -50,15 +55,54 @@ pub fn try_sh(line: &str) -> Result<String, String> {
     finish(&mut command, line)
 }
 
-/// Runs `command` to its end; `what` names it in the error.
+/// Runs `command` to its end, which must come soon; `what` names it in the error.
 pub(crate) fn finish(command: &mut Command, what: &str) -> Result<String, String> {
-    let Output { status, stdout, stderr } =
-        command.output().map_err(|error| format!("`{what}`: {error}"))?;
-    let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    finish_within(COMMAND_LIMIT, command, what)
+}
+
+/// Runs `command` to its end, which must come within `limit`; `what` names it in the error.
+pub(crate) fn finish_within(
+    limit: Duration,
+    command: &mut Command,
+    what: &str,
+) -> Result<String, String> {
+    let failed = |error: std::io::Error| format!("`{what}`: {error}");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(failed)?;
+    let stdout = read_all(child.stdout.take());
+    let stderr = read_all(child.stderr.take());
+    let end = Instant::now() + limit;
+    let status = loop {
+        if let Some(status) = child.try_wait().map_err(failed)? {
+            break status;
+        }
+        if Instant::now() > end {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(format!("`{what}`: still running after {limit:?}"));
+        }
+        thread::sleep(Duration::from_millis(1));
+    };
+    // A process that it left in the background may hold the other ends.
+    let text = |pipe: &Receiver<String>| pipe.recv_timeout(Duration::from_secs(2));
+    let (Ok(stdout), Ok(stderr)) = (text(&stdout), text(&stderr)) else {
+        return Err(format!("`{what}`: ended, and something that it started holds its output"));
+    };
     if status.success() {
         return Ok(stdout.trim().to_owned());
     }
     Err(format!("`{what}`: {status}\n{}\n{}", stdout.trim(), stderr.trim()))
+}
+
+/// Reads a pipe to its end on a thread of its own.
+fn read_all(pipe: Option<impl Read + Send + 'static>) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = pipe.map(|mut pipe| pipe.read_to_end(&mut bytes));
+        let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
+    });
+    receiver
 }
 
 /// Waits until `condition` holds; panics with `what` when it does not within `limit`.

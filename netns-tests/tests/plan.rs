@@ -1,4 +1,5 @@
 //! `limpet-agent plan` says what an agent would do, and does nothing.
+#![expect(clippy::unwrap_used, reason = "also what helps a test stops at the first surprise")]
 
 use netns_tests::{Agent, Datacentre, Host, KernelWatch};
 
