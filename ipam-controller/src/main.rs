@@ -1,5 +1,154 @@
-//! Edge: the program.
-#![expect(dead_code, reason = "being written")]
+//! Edge: the program `limpet-controller`: reads flags, opens the store, serves, stops.
+//!
+//! | file | is | does |
+//! |---|---|---|
+//! | [`state`], [`keys`], [`records`] | pure | what the store holds, in memory |
+//! | [`alloc`], [`givable`] | pure | who gets which address |
+//! | [`rules`] | pure | networks, pools, hosts and sessions against each other |
+//! | [`draft`] | pure | decisions as transactions |
+//! | [`watch`], [`leases`] | pure | what hosts are told, and which were heard of |
+//! | [`book`] | edge | the one task that decides |
+//! | [`store`] | edge | where it is kept |
+//! | [`http`] | edge | the API |
+
+mod alloc;
+mod book;
+mod config;
+mod draft;
+mod givable;
+mod http;
 mod keys;
+mod leases;
+mod random;
+mod records;
+mod rules;
+mod state;
 mod store;
-fn main() {}
+mod watch;
+
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::Parser;
+use sd_notify::NotifyState;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
+
+use crate::book::Book;
+use crate::config::{Config, Flags};
+use crate::http::App;
+use crate::leases::Leases;
+use crate::store::{Embedded, Store};
+
+/// How long what goes on without a caller may take once the controller stops.
+const GRACE: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            EnvFilter::try_from_env("LIMPET_LOG").unwrap_or_else(|_| EnvFilter::new("info")),
+        )
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .init();
+    match Config::try_from(flags).map_err(anyhow::Error::from).and_then(|config| start(&config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to tell if standard error is closed.
+            let _ = writeln!(io::stderr(), "limpet-controller: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(config: &Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    let store: Arc<dyn Store> = Arc::new(Embedded::open(&config.store)?);
+    let ran = runtime.block_on(run(config, Arc::clone(&store)));
+    runtime.block_on(store.close());
+    info!("stopped");
+    ran
+}
+
+async fn run(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<()> {
+    let path = config.store.path.display();
+    let (book, keeper) =
+        book::open(Arc::clone(&store)).await.with_context(|| format!("reading store {path}"))?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("listening on {}", config.listen))?;
+    let address = listener.local_addr().context("asking for the bound address")?;
+
+    let (stop_serving, stop_deciding) = (CancellationToken::new(), CancellationToken::new());
+    let keeping = tokio::spawn(keeper.run(stop_deciding.clone()));
+    let tasks = TaskTracker::new();
+    let router = http::router(app(book, store, &stop_serving, &tasks));
+    let mut serving = tokio::spawn(http::serve(listener, router, stop_serving.clone()));
+
+    warn!("serving HTTP without TLS: whoever reaches {address} can change everything");
+    info!(%address, store = %path, "ready");
+    tell_ready(config.ready_file.as_deref(), address)?;
+    // Both may be dropped: a task goes on, and a signal is not lost.
+    let served = tokio::select! {
+        stopped = stop_signal() => stopped,
+        ended = &mut serving => ended.context("serving"),
+    };
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    info!("stopping");
+    stop_serving.cancel();
+    if !serving.is_finished() {
+        serving.await.context("finishing the requests under way")?;
+    }
+    tasks.close();
+    if time::timeout(GRACE, tasks.wait()).await.is_err() {
+        warn!("claims that wait are given up");
+    }
+    stop_deciding.cancel();
+    keeping.await.context("finishing the transactions under way")?;
+    served
+}
+
+fn app(book: Book, store: Arc<dyn Store>, stop: &CancellationToken, tasks: &TaskTracker) -> App {
+    let leases = Arc::new(Mutex::new(Leases::new(Instant::now())));
+    App { book, store, leases, stop: stop.clone(), tasks: tasks.clone() }
+}
+
+/// Tells systemd, and whoever reads the file, that requests are served.
+fn tell_ready(file: Option<&Path>, address: SocketAddr) -> anyhow::Result<()> {
+    if let Some(file) = file {
+        // A reader must not see half of it: it is written beside and moved.
+        let beside = file.with_extension("new");
+        fs::write(&beside, format!("{address}\n"))
+            .and_then(|()| fs::rename(&beside, file))
+            .with_context(|| format!("writing {}", file.display()))?;
+    }
+    // Without systemd there is nobody to tell.
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    Ok(())
+}
+
+async fn stop_signal() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
+    // Both may be dropped: the process ends with the other.
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

@@ -10,38 +10,38 @@ use crate::book::AttachmentKey;
 pub const HEALTH: &str = "/healthz";
 /// GET: the store is open and requests are served.
 pub const READY: &str = "/readyz";
-/// GET: all networks.
+/// GET: all networks, `Listing<Network>`.
 pub const NETWORKS: &str = "/v1/networks";
-/// GET: all pools and their use.
+/// GET: all pools and their use, `Listing<PoolUse>`.
 pub const POOLS: &str = "/v1/pools";
-/// GET: all hosts and their state.
+/// GET: all hosts and their state, `Listing<HostStatus>`.
 pub const HOSTS: &str = "/v1/hosts";
-/// GET: all reservations; the query may name `network` and `namespace`.
+/// GET: all reservations, `Listing<Reservation>`; the query may name `network` and `namespace`.
 pub const RESERVATIONS: &str = "/v1/reservations";
-/// GET: all attachments; the query may name `network`, `host` and `namespace`.
+/// GET: all attachments, `Listing<Attachment>`; the query may name `network`, `host` and `namespace`.
 pub const ATTACHMENTS: &str = "/v1/attachments";
 
 /// The routes of the controller and the agent, with their parameters in braces.
 pub mod route {
-    /// GET, PUT, PATCH, DELETE: one network.
+    /// GET, PUT, PATCH: one network, `Versioned<Network>`. DELETE: no content.
     pub const NETWORK: &str = "/v1/networks/{network}";
-    /// GET, PUT, PATCH, DELETE: one pool.
+    /// GET, PUT, PATCH: one pool, `Versioned<PoolUse>`. DELETE: no content.
     pub const POOL: &str = "/v1/pools/{pool}";
-    /// GET, PUT, PATCH, DELETE: one host.
+    /// GET, PUT, PATCH: one host, `Versioned<HostStatus>`. DELETE: no content.
     pub const HOST: &str = "/v1/hosts/{host}";
-    /// GET, PUT, PATCH, DELETE: one reservation.
+    /// GET, PUT, PATCH: one reservation, `Versioned<Reservation>`. DELETE: `Released`.
     pub const RESERVATION: &str = "/v1/reservations/{network}/{namespace}/{name}";
-    /// GET, DELETE: one attachment, by an operator.
+    /// GET: one attachment, `Versioned<Attachment>`. DELETE: `Released`; its host is asked, and ends it if it is gone.
     pub const ATTACHMENT: &str = "/v1/attachments/{host}/{network}/{container}/{ifname}";
-    /// POST: a host joins.
+    /// POST: a host joins, `Session`.
     pub const SESSION: &str = "/v1/hosts/{host}/session";
-    /// POST: a host is alive.
+    /// POST: a host is alive; no content.
     pub const HEARTBEAT: &str = "/v1/hosts/{host}/heartbeat";
     /// GET: what a host must know, as it changes.
     pub const WATCH: &str = "/v1/hosts/{host}/watch";
-    /// POST: a host says that an attachment it was asked about is there.
+    /// POST: a host says that an attachment it was asked about is there; no content.
     pub const ASK: &str = "/v1/hosts/{host}/asks/{uid}";
-    /// PUT, DELETE: a host claims or ends one of its attachments.
+    /// PUT: a host claims, `Claimed`. DELETE: it ends one of its attachments, `Ended`.
     pub const CLAIM: &str = "/v1/hosts/{host}/attachments/{network}/{container}/{ifname}";
     /// The agent's socket. PUT, GET, DELETE: the plugin attaches, checks, detaches.
     pub const SOCKET_ATTACHMENT: &str = "/v1/attachments/{network}/{container}/{ifname}";
@@ -51,6 +51,8 @@ pub mod route {
     pub const SOCKET_GC: &str = "/v1/gc";
     /// The agent's socket. GET: whether ADD can be served.
     pub const SOCKET_READINESS: &str = "/v1/readiness/{network}";
+    /// The agent's socket. GET: the commands that would make the kernel right.
+    pub const SOCKET_PLAN: &str = "/v1/plan";
 }
 
 /// The path of a network.

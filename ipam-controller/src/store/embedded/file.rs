@@ -249,7 +249,7 @@ fn create(options: &Options) -> Result<Database, OpenError> {
 
 /// Writes the tables of an empty store: its format, and the identity that tells it from others.
 fn initialise(database: &Database) -> Result<(), redb::Error> {
-    let identity = random_hex()?;
+    let identity = crate::random::token()?;
     let mut transaction = database.begin_write()?;
     transaction.set_quick_repair(true);
     {
@@ -268,13 +268,6 @@ fn initialise(database: &Database) -> Result<(), redb::Error> {
     }
     transaction.commit()?;
     Ok(())
-}
-
-/// Returns 128 random bits as 32 hexadecimal digits.
-fn random_hex() -> io::Result<String> {
-    let mut random = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut random)?;
-    Ok(format!("{:032x}", u128::from_le_bytes(random)))
 }
 
 fn storage_of(error: redb::TransactionError) -> StorageError {

@@ -1,0 +1,37 @@
+//! Pure: who gets which address: claims, ends, reservations.
+//!
+//! | file | decides |
+//! |---|---|
+//! | [`claim`] | what an interface of a container is given, and what giving it up does |
+//! | [`pick`] | which address of a pool is next |
+//! | [`pools`] | which pool serves whom |
+//! | [`reserve`] | what operators reserve, release and end |
+
+pub(crate) mod claim;
+pub(crate) mod pick;
+pub(crate) mod pools;
+pub(crate) mod reserve;
+
+#[cfg(test)]
+mod properties;
+
+use limpet_api::book::AttachmentRef;
+
+/// What a request needs an answer about before it can be decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome<T> {
+    /// It is decided.
+    Done(T),
+    /// The host of this attachment is asked whether it is still there; decide again when it has
+    /// ended, and for the last time when the patience is over.
+    Asked(AttachmentRef),
+}
+
+/// Whether another host may still be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// There is time to ask.
+    Left,
+    /// Whoever was asked has had its time.
+    Over,
+}

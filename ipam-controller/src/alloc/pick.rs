@@ -1,0 +1,261 @@
+//! Pure: which address of a pool is next.
+//!
+//! A host's addresses come from its own blocks, so that one route covers them; then from a block
+//! that nobody has; and only then from what other hosts' blocks leave, from the top, where their
+//! owners come last.
+
+use std::net::IpAddr;
+
+use limpet_api::config::Usage;
+use limpet_api::host::Block;
+use limpet_api::{ApiError, ErrorCode, FleetTime};
+use limpet_net_types::{HostName, Prefix, address_at};
+use serde_json::json;
+
+use crate::records::Vacancy;
+use crate::state::{BlockEntry, PoolEntry, State, bits, block_around};
+
+/// An address to give out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pick {
+    /// The address.
+    pub(crate) address: IpAddr,
+    /// The block that the host gets with it, if it needs another one.
+    pub(crate) block: Option<Block>,
+}
+
+/// Where addresses of a pool are looked for.
+struct Search<'a> {
+    state: &'a State,
+    pool: &'a PoolEntry,
+    now: FleetTime,
+    /// The one that has cooled longest of those seen, with when it was released.
+    coolest: Option<(FleetTime, u128)>,
+}
+
+impl Search<'_> {
+    fn vacancy(&self, bits: u128) -> Vacancy {
+        let pool = &self.pool.record;
+        self.state
+            .slot(&pool.network, address_at(pool.family(), bits))
+            .map_or(Vacancy::Free, |slot| slot.record.vacancy(self.now, pool.cooldown))
+    }
+
+    /// Returns the first of `candidates` that is free, and notes those that are cooling.
+    fn first_free(&mut self, candidates: impl Iterator<Item = u128>) -> Option<u128> {
+        for bits in candidates {
+            match self.vacancy(bits) {
+                Vacancy::Free => return Some(bits),
+                Vacancy::Taken => {}
+                Vacancy::Cooling(released) => {
+                    if self.coolest.is_none_or(|(earliest, _)| released < earliest) {
+                        self.coolest = Some((released, bits));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether every address of a block that can be given out is taken.
+    fn is_full(&self, block: &BlockEntry) -> bool {
+        let (first, last) = block.record.prefix.range().bits();
+        u128::from(block.taken) >= self.pool.givable.count(first, last)
+    }
+}
+
+/// Returns the next address of `pool` for a container on `host`.
+///
+/// # Errors
+///
+/// `pool-full`, with the pool's addresses counted.
+pub(crate) fn next(
+    state: &State,
+    now: FleetTime,
+    pool: &PoolEntry,
+    host: &HostName,
+) -> Result<Pick, ApiError> {
+    if u128::from(pool.tally.taken) >= pool.givable.size() {
+        return Err(full(state, now, pool));
+    }
+    let family = pool.record.family();
+    let mut search = Search { state, pool, now, coolest: None };
+    let stays = |bits| Pick { address: address_at(family, bits), block: None };
+    if let Some(bits) = in_own_blocks(&mut search, host) {
+        return Ok(stays(bits));
+    }
+    // A cooling address of its own costs no host a route; another block would.
+    if let Some((_, bits)) = search.coolest {
+        return Ok(stays(bits));
+    }
+    if let Some((bits, prefix)) = in_new_block(&mut search) {
+        return Ok(with_block(pool, host, bits, prefix));
+    }
+    if let Some((_, bits)) = search.coolest {
+        return Ok(match block_around(&pool.record, bits) {
+            Some(prefix) => with_block(pool, host, bits, prefix),
+            None => stays(bits),
+        });
+    }
+    astray(&mut search)
+        .or(search.coolest.map(|(_, bits)| bits))
+        .map(stays)
+        .ok_or_else(|| full(state, now, pool))
+}
+
+/// Returns an address of `pool` for a name that no host has yet: from the top, so that it takes
+/// nothing from blocks, which begin at the bottom.
+///
+/// # Errors
+///
+/// `pool-full`, with the pool's addresses counted.
+pub(crate) fn for_nobody(
+    state: &State,
+    now: FleetTime,
+    pool: &PoolEntry,
+) -> Result<IpAddr, ApiError> {
+    let mut search = Search { state, pool, now, coolest: None };
+    let (first, last) = pool.record.range.bits();
+    let unowned = pool.givable.downwards(first, last).filter(|&bits| {
+        block_around(&pool.record, bits).is_none_or(|block| {
+            state.block(&pool.record.name, self::bits(block.address())).is_none()
+        })
+    });
+    search
+        .first_free(unowned.take(SEARCHED))
+        .or_else(|| astray(&mut search))
+        .or(search.coolest.map(|(_, bits)| bits))
+        .map(|bits| address_at(pool.record.family(), bits))
+        .ok_or_else(|| full(state, now, pool))
+}
+
+/// How many addresses outside hosts' blocks are looked at for one that no host has yet, before
+/// hosts' blocks are; more are never taken there in practice, and each costs a look.
+const SEARCHED: usize = 1 << 16;
+
+fn with_block(pool: &PoolEntry, host: &HostName, bits: u128, prefix: Prefix) -> Pick {
+    let block = Block {
+        pool: pool.record.name.clone(),
+        network: pool.record.network.clone(),
+        prefix,
+        host: host.clone(),
+    };
+    Pick { address: address_at(pool.record.family(), bits), block: Some(block) }
+}
+
+/// Goes on from the last address given, so that one given back is not given again at once.
+fn in_own_blocks(search: &mut Search<'_>, host: &HostName) -> Option<u128> {
+    let pool = search.pool;
+    let name = &pool.record.name;
+    let state = search.state;
+    let spans: Vec<(u128, u128)> = state
+        .owned(name, host)
+        .filter_map(|first| state.block(name, first))
+        .filter(|block| !search.is_full(block))
+        .map(|block| block.record.prefix.range().bits())
+        .collect();
+    let pointer = state.pointer(name, host);
+    let after = |(from, to): &(u128, u128)| match pointer {
+        Some(pointer) => pool.givable.upwards((*from).max(pointer.saturating_add(1)), *to),
+        None => pool.givable.upwards(*from, *to),
+    };
+    let all = |(from, to): &(u128, u128)| pool.givable.upwards(*from, *to);
+    let found = search.first_free(spans.iter().flat_map(after));
+    found.or_else(|| search.first_free(spans.iter().flat_map(all)))
+}
+
+/// Finds the first block that nobody has with a free address in it.
+fn in_new_block(search: &mut Search<'_>) -> Option<(u128, Prefix)> {
+    let pool = search.pool;
+    let (_, last) = pool.record.range.bits();
+    let size = u128::from(pool.record.block_size);
+    let mut next = first_block(pool)?;
+    let mut owned = search.state.blocks_of(&pool.record.name).peekable();
+    while next <= last {
+        let prefix = block_around(&pool.record, next)?;
+        let (first, end) = prefix.range().bits();
+        while owned.next_if(|block| bits(block.record.prefix.address()) < first).is_some() {}
+        let is_owned =
+            owned.peek().is_some_and(|block| bits(block.record.prefix.address()) == first);
+        if !is_owned {
+            if let Some(found) = search.first_free(pool.givable.upwards(first, end)) {
+                return Some((found, prefix));
+            }
+            // One exclusion may cover very many blocks.
+            if let Some((_, hole)) = pool.givable.hole_at(first).filter(|hole| hole.1 > end) {
+                next = (hole.checked_add(1)? / size).checked_mul(size)?;
+                continue;
+            }
+        }
+        next = end.checked_add(1)?;
+    }
+    None
+}
+
+/// The first address of the first block that is wholly inside the pool.
+fn first_block(pool: &PoolEntry) -> Option<u128> {
+    let (first, _) = pool.record.range.bits();
+    let size = u128::from(pool.record.block_size);
+    let aligned = first.div_ceil(size).checked_mul(size)?;
+    block_around(&pool.record, aligned).map(|block| bits(block.address()))
+}
+
+/// Finds an address outside all blocks, else one at the top of some other host's block.
+fn astray(search: &mut Search<'_>) -> Option<u128> {
+    let (pool, state) = (search.pool, search.state);
+    let (first, last) = pool.record.range.bits();
+    let ragged = |bits: &u128| block_around(&pool.record, *bits).is_none();
+    let size = u128::from(pool.record.block_size);
+    let top = pool.givable.downwards(last.saturating_sub(size), last).filter(ragged);
+    let bottom = pool.givable.downwards(first, first.saturating_add(size)).filter(ragged);
+    if let Some(found) = search.first_free(top.chain(bottom)) {
+        return Some(found);
+    }
+    let blocks: Vec<&BlockEntry> =
+        state.blocks_of(&pool.record.name).rev().filter(|block| !search.is_full(block)).collect();
+    let mut tops = blocks.into_iter().flat_map(|block| {
+        let (from, to) = block.record.prefix.range().bits();
+        pool.givable.downwards(from, to)
+    });
+    search.first_free(&mut tops)
+}
+
+/// Returns how a pool's addresses are used.
+pub(crate) fn usage(state: &State, now: FleetTime, pool: &PoolEntry) -> Usage {
+    let clamp = |count: u128| u64::try_from(count).unwrap_or(u64::MAX);
+    let cooling = if pool.tally.released == 0 {
+        0
+    } else {
+        let cooling = |vacancy| matches!(vacancy, Vacancy::Cooling(_));
+        let count = state
+            .slots_of(&pool.record)
+            .filter(|(address, _)| pool.givable.allows(bits(*address)))
+            .filter(|(_, slot)| cooling(slot.record.vacancy(now, pool.record.cooldown)))
+            .count();
+        u64::try_from(count).unwrap_or(u64::MAX)
+    };
+    let size = pool.givable.size();
+    let free = size.saturating_sub(u128::from(pool.tally.taken) + u128::from(cooling));
+    Usage {
+        size: clamp(size),
+        held: pool.tally.held,
+        reserved: pool.tally.reserved,
+        cooling,
+        free: clamp(free),
+        blocks: u64::try_from(state.blocks_of(&pool.record.name).count()).unwrap_or(u64::MAX),
+    }
+}
+
+fn full(state: &State, now: FleetTime, pool: &PoolEntry) -> ApiError {
+    let Usage { size, held, reserved, cooling, .. } = usage(state, now, pool);
+    let name = &pool.record.name;
+    let text = format!(
+        "pool {name} ({}) is full: of {size} addresses {held} are held by attachments, \
+         {reserved} are reserved and not held, {cooling} are cooling",
+        pool.record.range
+    );
+    ApiError::new(ErrorCode::PoolFull, text).with_details(json!({
+        "pool": name, "size": size, "held": held, "reserved": reserved, "cooling": cooling,
+        "releasable": reserved,
+    }))
+}

@@ -1,0 +1,1 @@
+//! Pure: properties of claims against a model.

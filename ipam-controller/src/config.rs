@@ -1,0 +1,139 @@
+//! Pure: the flags of the program, and what is wrong with them together.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::store::Options;
+
+/// The flags as written.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "limpet-controller",
+    version,
+    about = "Keeps limpet's networks, pools, reservations and attachments, and decides who gets which address",
+    after_help = "Every flag can be given in the environment instead: --store as LIMPET_STORE, and so on.\n\
+                  Logs go to standard error; LIMPET_LOG sets their level, such as `debug` or `info,limpet_controller=debug`.\n\
+                  SIGTERM and SIGINT stop the controller once requests under way are finished."
+)]
+pub(crate) struct Flags {
+    /// Address and port to listen on; port 0 takes a free one
+    #[arg(
+        long,
+        env = "LIMPET_LISTEN",
+        default_value = "127.0.0.1:7600",
+        value_name = "ADDRESS:PORT"
+    )]
+    pub(crate) listen: SocketAddr,
+
+    /// File of the embedded store; made if absent, its directory must exist
+    #[arg(
+        long,
+        env = "LIMPET_STORE",
+        default_value = "/var/lib/limpet-controller/store.redb",
+        value_name = "FILE"
+    )]
+    pub(crate) store: PathBuf,
+
+    /// Serve HTTP without TLS: whoever reaches the port can read and change everything
+    #[arg(long, env = "LIMPET_PLAIN_HTTP")]
+    pub(crate) plain_http: bool,
+
+    /// How many revisions the change log keeps, from which agents resume
+    #[arg(
+        long,
+        env = "LIMPET_LOG_REVISIONS",
+        default_value_t = 100_000,
+        value_name = "COUNT",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    pub(crate) log_revisions: u64,
+
+    /// Memory for pages of the store file, in MiB
+    #[arg(
+        long,
+        env = "LIMPET_CACHE_MIB",
+        default_value_t = 64,
+        value_name = "MIB",
+        value_parser = clap::value_parser!(u32).range(1..=65_536)
+    )]
+    pub(crate) cache_mib: u32,
+
+    /// File to write the bound address to, once requests are served
+    #[arg(long, env = "LIMPET_READY_FILE", value_name = "FILE")]
+    pub(crate) ready_file: Option<PathBuf>,
+}
+
+/// What the program does, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// Where to listen.
+    pub(crate) listen: SocketAddr,
+    /// Where the store is, and what it may keep.
+    pub(crate) store: Options,
+    /// Where to write the bound address.
+    pub(crate) ready_file: Option<PathBuf>,
+}
+
+/// Why flags that are right by themselves are not together.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// TLS is not spoken yet, and its absence is nothing to overlook.
+    #[error(
+        "this version serves HTTP without TLS only: give --plain-http to accept that, on a network \
+         where everybody may change everything"
+    )]
+    NoTls,
+}
+
+impl TryFrom<Flags> for Config {
+    type Error = ConfigError;
+
+    fn try_from(flags: Flags) -> Result<Self, ConfigError> {
+        if !flags.plain_http {
+            return Err(ConfigError::NoTls);
+        }
+        let cache_bytes = usize::try_from(flags.cache_mib).unwrap_or(usize::MAX);
+        let store = Options {
+            path: flags.store,
+            cache_bytes: cache_bytes.saturating_mul(1 << 20),
+            log_revisions: flags.log_revisions,
+        };
+        Ok(Self { listen: flags.listen, store, ready_file: flags.ready_file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn without_tls_nothing_is_served_unless_that_was_said() {
+        let parse = |args: &[&str]| {
+            let args = ["limpet-controller"].iter().chain(args);
+            Config::try_from(Flags::try_parse_from(args).unwrap())
+        };
+        assert!(matches!(parse(&[]), Err(ConfigError::NoTls)));
+        assert_eq!(parse(&["--plain-http"]).unwrap().listen, "127.0.0.1:7600".parse().unwrap());
+    }
+
+    #[test]
+    fn every_flag_is_documented() {
+        let docs = include_str!("../../docs/controller.md");
+        for argument in Flags::command().get_arguments() {
+            let flag = argument.get_long().map(|long| format!("`--{long}"));
+            let env = argument.get_env().map(|env| format!("`{}`", env.to_string_lossy()));
+            for name in [flag, env].into_iter().flatten() {
+                assert!(docs.contains(&name), "docs/controller.md says nothing of {name}");
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Pure: how a decision becomes a transaction: what was looked at is compared, what was decided
+//! is written.
+
+use bytes::Bytes;
+use limpet_api::{ApiError, ErrorCode};
+use serde::Serialize;
+
+use crate::keys::Subject;
+use crate::state::{Entry, State};
+use crate::store::{Revision, Seen, Txn, Write};
+
+/// What a request comes to: a transaction, and the answer that is right if it is committed.
+///
+/// A refusal has one as well: it is told only if what it relies on still holds.
+#[derive(Debug)]
+pub(crate) struct Decision<T> {
+    /// What is compared and written.
+    pub(crate) draft: Draft,
+    /// What is then told.
+    pub(crate) answer: Result<T, ApiError>,
+}
+
+impl<T> Decision<T> {
+    /// Decides with a function that drafts as it goes; after a refusal nothing is written.
+    pub(crate) fn make(decide: impl FnOnce(&mut Draft) -> Result<T, ApiError>) -> Self {
+        let mut draft = Draft::default();
+        let answer = decide(&mut draft);
+        if answer.is_err() {
+            draft.txn.writes.clear();
+        }
+        Self { draft, answer }
+    }
+}
+
+/// A transaction in the making.
+#[derive(Debug, Default)]
+pub(crate) struct Draft {
+    txn: Txn,
+}
+
+impl Draft {
+    /// Relies on the record being as `entry` says, or on there being none.
+    pub(crate) fn rely<T>(&mut self, subject: &Subject, entry: Option<&Entry<T>>) {
+        self.rely_on(subject, entry.map(|entry| entry.revision));
+    }
+
+    /// Relies on the record having been put at this revision, or on there being none.
+    pub(crate) fn rely_on(&mut self, subject: &Subject, revision: Option<Revision>) {
+        let seen = revision.map_or(Seen::Absent, Seen::At);
+        self.txn.compares.insert(subject.key(), seen);
+    }
+
+    /// Writes the record.
+    pub(crate) fn put<T: Serialize>(&mut self, subject: &Subject, record: &T) {
+        let value = serde_json::to_vec(record)
+            .unwrap_or_else(|error| unreachable!("records have nothing JSON lacks: {error}"));
+        self.txn.writes.insert(subject.key(), Write::Put(Bytes::from(value)));
+    }
+
+    /// Removes the record.
+    pub(crate) fn delete(&mut self, subject: &Subject) {
+        self.txn.writes.insert(subject.key(), Write::Delete);
+    }
+
+    /// Makes this a change of networks, pools or hosts: of two at once, one decides again.
+    pub(crate) fn change_config(&mut self, state: &State) {
+        self.rely_on(&Subject::Config, state.config());
+        self.put(&Subject::Config, &state.revision().next().0);
+    }
+
+    /// Returns the transaction.
+    pub(crate) fn into_txn(self) -> Txn {
+        self.txn
+    }
+}
+
+/// An error with its code and its sentence.
+pub(crate) fn refuse<T>(code: ErrorCode, message: impl Into<String>) -> Result<T, ApiError> {
+    Err(ApiError::new(code, message))
+}

@@ -1,0 +1,88 @@
+//! Edge: parts of a request, checked, with errors in the one shape.
+
+use axum::body::to_bytes;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use limpet_api::{ApiError, ErrorCode};
+use serde::de::DeserializeOwned;
+
+use super::Failure;
+
+/// The largest body that is read, in bytes: of a pool with many exclusions.
+const MOST_BODY: usize = 1 << 20;
+
+/// How much of what a caller wrote is shown in an error, in characters.
+const SHOWN: usize = 120;
+
+/// The parameters of a path.
+pub(super) struct Params<T>(pub(super) T);
+
+/// The parameters of a query.
+pub(super) struct Query<T>(pub(super) T);
+
+/// The JSON of a body.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let Path(params) = Path::from_request_parts(parts, state).await.map_err(|rejection| {
+            let text = rejection.body_text();
+            bad(&format!("path: {}", text.strip_prefix("Invalid URL: ").unwrap_or(&text)))
+        })?;
+        Ok(Self(params))
+    }
+}
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        let axum::extract::Query(query) =
+            axum::extract::Query::try_from_uri(&parts.uri).map_err(|rejection| {
+                let text = rejection.body_text();
+                let prefix = "Failed to deserialize query string: ";
+                bad(&format!("query: {}", text.strip_prefix(prefix).unwrap_or(&text)))
+            })?;
+        Ok(Self(query))
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
+        check_type(&request)?;
+        let body = to_bytes(request.into_body(), MOST_BODY).await.map_err(|error| {
+            // The limit is the usual cause; a connection that broke hears nothing of it.
+            let text =
+                format!("the body has more than {MOST_BODY} bytes, or its end is missing: {error}");
+            Failure(ApiError::new(ErrorCode::TooLarge, text))
+        })?;
+        if body.is_empty() {
+            return Err(bad("the body is empty, JSON is needed"));
+        }
+        serde_json::from_slice(&body).map(Self).map_err(|error| bad(&format!("body: {error}")))
+    }
+}
+
+fn check_type(request: &Request) -> Result<(), Failure> {
+    let Some(given) = request.headers().get(CONTENT_TYPE) else { return Ok(()) };
+    let given = String::from_utf8_lossy(given.as_bytes());
+    let kind = given.split(';').next().unwrap_or_default().trim();
+    if kind.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    Err(bad(&format!("content type {} is not application/json", shown(kind))))
+}
+
+fn bad(text: &str) -> Failure {
+    Failure(ApiError::new(ErrorCode::BadRequest, text))
+}
+
+/// What a caller wrote, shortened and with nothing in it that a terminal would obey.
+pub(super) fn shown(text: &str) -> String {
+    text.chars().take(SHOWN).flat_map(char::escape_default).collect()
+}

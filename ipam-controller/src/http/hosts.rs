@@ -1,0 +1,62 @@
+//! Edge: what hosts' agents say of themselves: that they join, that they are alive, that a
+//! container they were asked about is there.
+
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::State as Shared;
+use axum::http::StatusCode;
+use limpet_api::host::{Heartbeat, PresentRequest, Session, SessionRequest};
+use limpet_api::{ApiError, ErrorCode};
+use limpet_net_types::{HostName, Uid};
+use tracing::info;
+
+use super::extract::{Body, Params};
+use super::{Answer, App, Done};
+use crate::random;
+use crate::rules::sessions;
+use crate::state::State;
+
+pub(super) async fn join(
+    Shared(app): Shared<App>,
+    Params(name): Params<HostName>,
+    Body(request): Body<SessionRequest>,
+) -> Answer<Session> {
+    let session = random::token().map_err(|error| {
+        ApiError::new(ErrorCode::Internal, format!("the system gives no random bits: {error}"))
+    })?;
+    let (host, leases, boot) = (name.clone(), app.leases.clone(), request.boot);
+    let decide = move |state: &State| {
+        let liveness = leases
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .liveness(&host, Instant::now());
+        let joined = sessions::open(state, &host, &request, liveness, session);
+        let store = state.store();
+        crate::draft::Decision { draft: joined.draft, answer: joined.answer.map(|h| (h, store)) }
+    };
+    let ((host, store), revision) = app.book.decide(decide).await?;
+    app.leases().hear(&name, Instant::now());
+    info!(host = %name, %boot, "host joined");
+    Ok(Json(Session { session, host, store, revision: revision.0 }))
+}
+
+pub(super) async fn heartbeat(
+    Shared(app): Shared<App>,
+    Params(name): Params<HostName>,
+    Body(Heartbeat { session }): Body<Heartbeat>,
+) -> Done {
+    let host = name.clone();
+    app.book.decide(move |state| sessions::check(state, &host, session)).await?;
+    app.leases().hear(&name, Instant::now());
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn present(
+    Shared(app): Shared<App>,
+    Params((host, uid)): Params<(HostName, Uid)>,
+    Body(PresentRequest { session }): Body<PresentRequest>,
+) -> Done {
+    app.book.decide(move |state| sessions::present(state, &host, uid, session)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

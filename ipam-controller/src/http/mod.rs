@@ -1,0 +1,171 @@
+//! Edge: the HTTP API: which path leads to which decision, and the one shape of errors.
+
+mod claims;
+mod extract;
+mod hosts;
+mod operators;
+mod serve;
+mod watch;
+
+pub(crate) use serve::serve;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use axum::{Json, Router};
+use limpet_api::paths::{self, route};
+use limpet_api::{ApiError, ErrorCode};
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::book::Book;
+use crate::draft::Decision;
+use crate::leases::Leases;
+use crate::store::Store;
+
+/// How long a request may take: a claim waits for another host, and then for the store.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// How long the store may take to show that it works.
+const READY_LIMIT: Duration = Duration::from_secs(2);
+
+/// What the handlers share.
+#[derive(Clone)]
+pub(crate) struct App {
+    /// The task that decides.
+    pub(crate) book: Book,
+    /// The store, whose change log a watch may begin with.
+    pub(crate) store: Arc<dyn Store>,
+    /// Which hosts were heard of.
+    pub(crate) leases: Arc<Mutex<Leases>>,
+    /// Ends the watches.
+    pub(crate) stop: CancellationToken,
+    /// What goes on after a caller has gone.
+    pub(crate) tasks: TaskTracker,
+}
+
+impl App {
+    fn leases(&self) -> MutexGuard<'_, Leases> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An error on its way out.
+#[derive(Debug)]
+pub(crate) struct Failure(ApiError);
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let status =
+            StatusCode::from_u16(self.0.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, Json(self.0)).into_response()
+    }
+}
+
+/// An answer in JSON, or an error.
+type Answer<T> = Result<Json<T>, Failure>;
+
+/// Success with nothing to say, or an error.
+type Done = Result<StatusCode, Failure>;
+
+/// Returns the routes.
+pub(crate) fn router(app: App) -> Router {
+    let timed = Router::new()
+        .route(paths::HEALTH, get(healthy))
+        .route(paths::READY, get(ready))
+        .merge(operator_routes())
+        .merge(host_routes())
+        .layer(middleware::from_fn(limited));
+    Router::new()
+        .route(route::WATCH, get(watch::watch))
+        .merge(timed)
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .with_state(app)
+}
+
+fn operator_routes() -> Router<App> {
+    use operators::{attachments, hosts, networks, pools, reservations};
+    Router::new()
+        .route(paths::NETWORKS, get(networks::list))
+        .route(
+            route::NETWORK,
+            get(networks::show)
+                .put(networks::create)
+                .patch(networks::change)
+                .delete(networks::delete),
+        )
+        .route(paths::POOLS, get(pools::list))
+        .route(
+            route::POOL,
+            get(pools::show).put(pools::create).patch(pools::change).delete(pools::delete),
+        )
+        .route(paths::HOSTS, get(hosts::list))
+        .route(
+            route::HOST,
+            get(hosts::show).put(hosts::create).patch(hosts::change).delete(hosts::delete),
+        )
+        .route(paths::RESERVATIONS, get(reservations::list))
+        .route(
+            route::RESERVATION,
+            get(reservations::show)
+                .put(reservations::create)
+                .patch(reservations::change)
+                .delete(reservations::release),
+        )
+        .route(paths::ATTACHMENTS, get(attachments::list))
+        .route(route::ATTACHMENT, get(attachments::show).delete(claims::end_by_operator))
+}
+
+fn host_routes() -> Router<App> {
+    Router::new()
+        .route(route::SESSION, post(hosts::join))
+        .route(route::HEARTBEAT, post(hosts::heartbeat))
+        .route(route::ASK, post(hosts::present))
+        .route(route::CLAIM, put(claims::claim).delete(claims::end))
+}
+
+async fn healthy() -> StatusCode {
+    StatusCode::OK
+}
+
+/// Ready is who can carry a transaction through.
+async fn ready(State(app): State<App>) -> Result<StatusCode, Failure> {
+    let nothing = app.book.decide(|_| Decision::make(|_| Ok(())));
+    let answered = time::timeout(READY_LIMIT, nothing).await.map_err(|_| {
+        let text = format!("the store did not answer within {READY_LIMIT:?}");
+        ApiError::new(ErrorCode::Unavailable, text)
+    })?;
+    answered?;
+    Ok(StatusCode::OK)
+}
+
+async fn limited(request: Request, next: Next) -> Response {
+    time::timeout(LIMIT, next.run(request)).await.unwrap_or_else(|_| {
+        let text = format!("the request took longer than {LIMIT:?}; it may have been carried out");
+        Failure(ApiError::new(ErrorCode::TimedOut, text)).into_response()
+    })
+}
+
+async fn no_such_path(request: Request) -> Failure {
+    let text = format!("there is no path {}", extract::shown(request.uri().path()));
+    Failure(ApiError::new(ErrorCode::NotFound, text))
+}
+
+async fn no_such_method(request: Request) -> Failure {
+    let path = extract::shown(request.uri().path());
+    let text = format!("{path} does not take {}", extract::shown(request.method().as_str()));
+    Failure(ApiError::new(ErrorCode::MethodNotAllowed, text))
+}

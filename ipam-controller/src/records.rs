@@ -1,0 +1,90 @@
+//! Pure: the records of the store that are nobody's answer: who holds an address, whose session
+//! a host's is. All others are stored as the API shows them.
+
+use limpet_api::FleetTime;
+use limpet_api::Span;
+use limpet_api::book::AttachmentRef;
+use limpet_net_types::{Namespace, Token, WorkloadName};
+use serde::{Deserialize, Serialize};
+
+/// Who has an address: a reservation, an attachment, both, or neither since a short while ago.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Slot {
+    /// The name that keeps it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reservation: Option<Owner>,
+    /// The attachment that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) attachment: Option<AttachmentRef>,
+    /// When it was given up by its last owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) released: Option<FleetTime>,
+}
+
+/// The name that an address is reserved for, within the address's network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Owner {
+    /// The workload's namespace.
+    pub(crate) namespace: Namespace,
+    /// The workload's name.
+    pub(crate) name: WorkloadName,
+}
+
+/// Whether an address can be given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Vacancy {
+    /// Nobody has it.
+    Free,
+    /// Nobody has it, but somebody had it at this time, not long ago.
+    Cooling(FleetTime),
+    /// A reservation or an attachment has it.
+    Taken,
+}
+
+impl Slot {
+    /// Whether a reservation or an attachment has the address.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.reservation.is_some() || self.attachment.is_some()
+    }
+
+    /// Whether it can be given out at `now`, in a pool with this cool-down.
+    pub(crate) fn vacancy(&self, now: FleetTime, cooldown: Span) -> Vacancy {
+        match self.released {
+            _ if self.is_taken() => Vacancy::Taken,
+            Some(released) if now < released.plus(cooldown) => Vacancy::Cooling(released),
+            _ => Vacancy::Free,
+        }
+    }
+}
+
+/// How many superseded boots a session remembers: enough to know a copied machine that comes
+/// back after the original was started again a few times.
+const SUPERSEDED: usize = 16;
+
+/// The session of a host's agent; every transaction in the host's name compares it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Alive {
+    /// What the agent's requests carry.
+    pub(crate) session: Token,
+    /// The installation.
+    pub(crate) install: Token,
+    /// The boot.
+    pub(crate) boot: Token,
+    /// Earlier boots of this installation, the latest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) superseded: Vec<Token>,
+    /// The agent's version.
+    pub(crate) version: String,
+}
+
+impl Alive {
+    /// Returns the boots that may not come back once `boot` has joined after this session.
+    pub(crate) fn superseded_by(&self, boot: Token) -> Vec<Token> {
+        let mut superseded = self.superseded.clone();
+        if self.boot != boot {
+            superseded.push(self.boot);
+        }
+        let surplus = superseded.len().saturating_sub(SUPERSEDED);
+        superseded.split_off(surplus)
+    }
+}

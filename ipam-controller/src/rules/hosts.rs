@@ -1,0 +1,153 @@
+//! Pure: hosts: what operators say of them.
+
+use std::collections::BTreeSet;
+
+use limpet_api::config::{Host, HostChange, HostSpec, Role};
+use limpet_api::{ApiError, ErrorCode};
+use limpet_net_types::{HostName, Mac};
+use serde_json::json;
+
+use super::pools::pool_with;
+use crate::draft::{Decision, Draft, refuse};
+use crate::keys::Subject;
+use crate::state::{Entry, State};
+
+/// Decides the creation of a host before its agent joins.
+pub(crate) fn create(state: &State, name: &HostName, spec: &HostSpec) -> Decision<Entry<Host>> {
+    Decision::make(|draft| {
+        let existing = state.host(name);
+        draft.rely(&Subject::Host(name.clone()), existing);
+        let host = new(state, name, spec.clone());
+        if let Some(existing) = existing {
+            let Host { roles, labels, external, .. } = &existing.record;
+            if (&host.roles, &host.labels, &host.external) == (roles, labels, external) {
+                return Ok(existing.clone());
+            }
+            let text = format!("host {name} exists with other roles, labels or external prefixes");
+            return refuse(ErrorCode::HostExists, text);
+        }
+        may_be(state, &host)?;
+        draft.change_config(state);
+        draft.put(&Subject::Host(name.clone()), &host);
+        Ok(Entry { record: host, revision: state.revision().next() })
+    })
+}
+
+/// Decides a change of a host.
+pub(crate) fn change(state: &State, name: &HostName, change: &HostChange) -> Decision<Entry<Host>> {
+    Decision::make(|draft| {
+        let entry = found(state, draft, name)?;
+        let before = &entry.record;
+        let change = change.clone();
+        let host = Host {
+            roles: change.roles.unwrap_or_else(|| before.roles.clone()),
+            labels: change.labels.unwrap_or_else(|| before.labels.clone()),
+            external: change.external.unwrap_or_else(|| before.external.clone()),
+            ..before.clone()
+        };
+        if host == *before {
+            return Ok(entry.clone());
+        }
+        if before.is(Role::Node)
+            && !host.is(Role::Node)
+            && let Some(attachment) = state.attachments_of(name).next()
+        {
+            let container = &attachment.record.key.container;
+            let text =
+                format!("host {name} still has attachments, of container {container} at least");
+            return refuse(ErrorCode::HostInUse, text);
+        }
+        may_be(state, &host)?;
+        draft.change_config(state);
+        draft.put(&Subject::Host(name.clone()), &host);
+        Ok(Entry { record: host, revision: state.revision().next() })
+    })
+}
+
+/// Decides the removal of a host, with its session and its blocks.
+pub(crate) fn delete(state: &State, name: &HostName) -> Decision<()> {
+    Decision::make(|draft| {
+        found(state, draft, name)?;
+        let attachments = state.attachments_of(name).count();
+        if attachments > 0 {
+            let text = format!("host {name} still has {attachments} attachments");
+            return Err(ApiError::new(ErrorCode::HostInUse, text)
+                .with_details(json!({ "attachments": attachments })));
+        }
+        draft.change_config(state);
+        draft.delete(&Subject::Host(name.clone()));
+        let session = Subject::Session(name.clone());
+        draft.rely(&session, state.session(name));
+        draft.delete(&session);
+        for block in state.blocks().filter(|block| block.record.host == *name) {
+            let subject = Subject::Block(block.record.pool.clone(), block.record.prefix);
+            draft.rely_on(&subject, Some(block.revision));
+            draft.delete(&subject);
+        }
+        for ask in state.asks_of(name) {
+            draft.delete(&Subject::Ask(name.clone(), ask.record.attachment.uid));
+        }
+        Ok(())
+    })
+}
+
+fn found<'a>(
+    state: &'a State,
+    draft: &mut Draft,
+    name: &HostName,
+) -> Result<&'a Entry<Host>, ApiError> {
+    let entry = state.host(name);
+    draft.rely(&Subject::Host(name.clone()), entry);
+    entry.ok_or_else(|| ApiError::new(ErrorCode::HostNotFound, format!("there is no host {name}")))
+}
+
+/// A host of which nothing but `spec` is known yet.
+pub(super) fn new(state: &State, name: &HostName, spec: HostSpec) -> Host {
+    let roles = if spec.roles.is_empty() { [Role::Node].into() } else { spec.roles };
+    Host {
+        name: name.clone(),
+        roles,
+        labels: spec.labels,
+        external: spec.external,
+        vtep_mac: vtep_mac(state, name),
+        underlay: None,
+        addresses: Vec::new(),
+    }
+}
+
+/// The MAC address of a host's VTEPs: derived from its name, and from a counter as well where
+/// two names happen to have one hash.
+fn vtep_mac(state: &State, name: &HostName) -> Mac {
+    let taken: BTreeSet<Mac> = state
+        .hosts()
+        .filter(|host| host.record.name != *name)
+        .map(|host| host.record.vtep_mac)
+        .chain([Mac::GATEWAY])
+        .collect();
+    let first = Mac::derived(&["vtep", name.as_str()]);
+    let others =
+        (1..=taken.len()).map(|number| Mac::derived(&["vtep", name.as_str(), &number.to_string()]));
+    std::iter::once(first).chain(others).find(|mac| !taken.contains(mac)).unwrap_or(first)
+}
+
+/// Checks a host against itself and against all pools and hosts.
+pub(super) fn may_be(state: &State, host: &Host) -> Result<(), ApiError> {
+    let name = &host.name;
+    if host.roles.is_empty() {
+        let text = format!("host {name} needs a role: node, member or gateway");
+        return refuse(ErrorCode::Invalid, text);
+    }
+    if let (false, Some(prefix)) = (host.is(Role::Gateway), host.external.first()) {
+        let text = format!(
+            "host {name} has external prefix {prefix} and not the role gateway, which it needs for it"
+        );
+        return refuse(ErrorCode::Invalid, text);
+    }
+    if let Some((pool, found)) = pool_with(state, host) {
+        let (pool, range) = (&pool.name, pool.range);
+        let text = format!("{found} of host {name} is inside {range} of pool {pool}");
+        return Err(ApiError::new(ErrorCode::HostAddressConflict, text)
+            .with_details(json!({ "host": name, "pool": pool, "found": found })));
+    }
+    Ok(())
+}

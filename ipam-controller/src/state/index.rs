@@ -1,0 +1,229 @@
+//! Pure: how the indexes of the state follow its records.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use limpet_api::book::{Attachment, AttachmentKey};
+use limpet_api::config::Pool;
+use limpet_api::host::Block;
+use limpet_net_types::{HostName, NetworkName, PoolName, Prefix};
+
+use super::{BlockEntry, Effects, Entry, PoolEntry, State, Tally, bits, block_around};
+use crate::givable::Givable;
+use crate::records::Slot;
+use crate::store::Revision;
+
+/// Returns the attachments of one host: the host is the first part of their order.
+pub(super) fn with_host<'a, T>(
+    attachments: &'a BTreeMap<AttachmentKey, T>,
+    host: &HostName,
+) -> impl Iterator<Item = &'a T> {
+    // The smallest names that there can be stand before all others of the host.
+    let first = "0".parse().ok().zip("0".parse().ok()).zip("!".parse().ok());
+    let start = first.map(|((network, container), ifname)| AttachmentKey {
+        host: host.clone(),
+        network,
+        container,
+        ifname,
+    });
+    let host = host.clone();
+    start
+        .into_iter()
+        .flat_map(move |start| attachments.range(start..))
+        .take_while(move |(key, _)| key.host == host)
+        .map(|(_, entry)| entry)
+}
+
+impl State {
+    pub(super) fn put_pool(&mut self, pool: Pool, revision: Revision) {
+        self.delete_pool(&pool.name);
+        let givable = Givable::of(&pool);
+        let mut tally = Tally::default();
+        for (address, slot) in self.slots_of(&pool) {
+            count(&mut tally, &slot.record, givable.allows(bits(address)), 1);
+        }
+        self.ranges
+            .entry(pool.network.clone())
+            .or_default()
+            .insert(pool.range.first(), pool.name.clone());
+        let name = pool.name.clone();
+        self.pools.insert(name.clone(), PoolEntry { record: pool, revision, givable, tally });
+        // What can be given out has changed, and so has what counts as taken in each block.
+        let blocks: Vec<Block> = self.blocks_of(&name).map(|block| block.record.clone()).collect();
+        for block in blocks {
+            let taken = self.taken_in(&block);
+            let entry = self
+                .blocks
+                .get_mut(&name)
+                .and_then(|blocks| blocks.get_mut(&bits(block.prefix.address())));
+            if let Some(entry) = entry {
+                entry.taken = taken;
+            }
+        }
+    }
+
+    pub(super) fn delete_pool(&mut self, name: &PoolName) {
+        let Some(pool) = self.pools.remove(name) else { return };
+        if let Some(ranges) = self.ranges.get_mut(&pool.record.network) {
+            ranges.remove(&pool.record.range.first());
+            if ranges.is_empty() {
+                self.ranges.remove(&pool.record.network);
+            }
+        }
+    }
+
+    pub(super) fn put_block(&mut self, block: Block, revision: Revision, effects: &mut Effects) {
+        let first = bits(block.prefix.address());
+        self.delete_block(&block.pool, block.prefix, effects);
+        self.note_strays(&block, effects);
+        self.owned.entry((block.pool.clone(), block.host.clone())).or_default().insert(first);
+        let taken = self.taken_in(&block);
+        self.blocks
+            .entry(block.pool.clone())
+            .or_default()
+            .insert(first, BlockEntry { record: block, revision, taken });
+    }
+
+    pub(super) fn delete_block(&mut self, pool: &PoolName, prefix: Prefix, effects: &mut Effects) {
+        let first = bits(prefix.address());
+        let Some(blocks) = self.blocks.get_mut(pool) else { return };
+        let Some(block) = blocks.remove(&first) else { return };
+        if blocks.is_empty() {
+            self.blocks.remove(pool);
+        }
+        let owner = (pool.clone(), block.record.host.clone());
+        if let Some(owned) = self.owned.get_mut(&owner) {
+            owned.remove(&first);
+            if owned.is_empty() {
+                self.owned.remove(&owner);
+                self.pointers.remove(&owner);
+            }
+        }
+        self.note_strays(&block.record, effects);
+    }
+
+    fn taken_in(&self, block: &Block) -> u64 {
+        let Some(pool) = self.pools.get(&block.pool) else { return 0 };
+        let range = block.prefix.range();
+        let taken = self
+            .slots_between(&block.network, range.first(), range.last())
+            .filter(|(address, slot)| slot.record.is_taken() && pool.givable.allows(bits(*address)))
+            .count();
+        u64::try_from(taken).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn put_slot(
+        &mut self,
+        network: &NetworkName,
+        address: IpAddr,
+        slot: Option<Entry<Slot>>,
+        effects: &mut Effects,
+    ) {
+        let slots = self.slots.entry(network.clone()).or_default();
+        let before = slots.remove(&address);
+        let after = slot.as_ref().map(|slot| slot.record.clone());
+        if let Some(slot) = slot {
+            slots.insert(address, slot);
+        } else if slots.is_empty() {
+            self.slots.remove(network);
+        }
+        self.count_slot(network, address, before.as_ref().map(|slot| &slot.record), -1);
+        self.count_slot(network, address, after.as_ref(), 1);
+        effects.strays.insert((network.clone(), address), None);
+    }
+
+    fn count_slot(&mut self, network: &NetworkName, address: IpAddr, slot: Option<&Slot>, by: i64) {
+        let Some(slot) = slot else { return };
+        let Some(name) = self.pool_at(network, address).map(|pool| pool.record.name.clone()) else {
+            return;
+        };
+        let Some(pool) = self.pools.get_mut(&name) else { return };
+        let givable = pool.givable.allows(bits(address));
+        count(&mut pool.tally, slot, givable, by);
+        if !(givable && slot.is_taken()) {
+            return;
+        }
+        let Some(block) = block_around(&pool.record, bits(address)) else { return };
+        let blocks = self.blocks.get_mut(&name);
+        if let Some(block) = blocks.and_then(|blocks| blocks.get_mut(&bits(block.address()))) {
+            block.taken = block.taken.saturating_add_signed(by);
+        }
+    }
+
+    pub(super) fn put_attachment(&mut self, attachment: Entry<Attachment>, effects: &mut Effects) {
+        let key = attachment.record.key.clone();
+        if self.attachments.get(&key).is_some_and(|old| old.record.uid != attachment.record.uid) {
+            self.delete_attachment(&key, effects);
+        }
+        let Attachment { mac, uid, addresses, .. } = &attachment.record;
+        self.macs.insert((key.network.clone(), *mac), *uid);
+        for held in addresses {
+            let Some(pool) = self.pools.get(&held.pool) else { continue };
+            let Some(block) = block_around(&pool.record, bits(held.address)) else { continue };
+            let owner = (held.pool.clone(), key.host.clone());
+            let first = bits(block.address());
+            if self.owned.get(&owner).is_some_and(|owned| owned.contains(&first)) {
+                self.pointers.insert(owner, bits(held.address));
+            }
+        }
+        self.attachments.insert(key, attachment);
+    }
+
+    pub(super) fn delete_attachment(&mut self, key: &AttachmentKey, effects: &mut Effects) {
+        let Some(ended) = self.attachments.remove(key) else { return };
+        let Attachment { mac, uid, .. } = ended.record;
+        let mac = (key.network.clone(), mac);
+        if self.macs.get(&mac) == Some(&uid) {
+            self.macs.remove(&mac);
+        }
+        effects.ended.push((key.clone(), uid));
+    }
+
+    /// Notes every held address of a block as one that may have become a stray, or none.
+    fn note_strays(&self, block: &Block, effects: &mut Effects) {
+        for address in self.held_between(&block.network, block.prefix.range()) {
+            effects.strays.insert((block.network.clone(), address), None);
+        }
+    }
+
+    /// Finds out what became of the addresses that were noted, and keeps those that changed.
+    pub(super) fn settle_strays(&mut self, effects: &mut Effects) {
+        let noted = std::mem::take(&mut effects.strays);
+        for (key, _) in noted {
+            let host = self.strays_on(&key.0, key.1);
+            let before = match &host {
+                Some(host) => self.strays.insert(key.clone(), host.clone()),
+                None => self.strays.remove(&key),
+            };
+            if before != host {
+                effects.strays.insert(key, host);
+            }
+        }
+    }
+
+    /// The host that an address is on, if that is not the host of its block.
+    fn strays_on(&self, network: &NetworkName, address: IpAddr) -> Option<HostName> {
+        let slot = self.slot(network, address)?;
+        let host = &slot.record.attachment.as_ref()?.key.host;
+        let pool = self.pool_at(network, address)?;
+        let block = block_around(&pool.record, bits(address));
+        let owner = block
+            .and_then(|block| self.block(&pool.record.name, bits(block.address())))
+            .map(|block| &block.record.host);
+        (owner != Some(host)).then(|| host.clone())
+    }
+}
+
+fn count(tally: &mut Tally, slot: &Slot, givable: bool, by: i64) {
+    let counter = if slot.attachment.is_some() {
+        &mut tally.held
+    } else if slot.reservation.is_some() {
+        &mut tally.reserved
+    } else {
+        &mut tally.released
+    };
+    *counter = counter.saturating_add_signed(by);
+    if givable && slot.is_taken() {
+        tally.taken = tally.taken.saturating_add_signed(by);
+    }
+}

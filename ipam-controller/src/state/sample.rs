@@ -1,0 +1,155 @@
+//! Pure: a state to try decisions on, committed as a store would: each at its own revision,
+//! and only if what it relied on holds.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::str::FromStr;
+
+use limpet_api::ApiError;
+use limpet_api::config::{Host, Pool, PoolState, Sticky};
+use limpet_net_types::{HostName, NetworkName, Token};
+
+use super::{Effects, Entry, State};
+use crate::draft::{Decision, Draft};
+use crate::keys::Subject;
+use crate::records::Alive;
+use crate::store::{Key, Revision, Seen, Snapshot, Txn, Versioned, Write};
+
+/// A name, address or prefix.
+pub(crate) fn name<T: FromStr<Err: Debug>>(text: &str) -> T {
+    text.parse().unwrap()
+}
+
+/// The state, and the store's contents beside it.
+pub(crate) struct Sample {
+    state: State,
+    entries: BTreeMap<Key, Versioned>,
+}
+
+impl Sample {
+    /// A new store's.
+    pub(crate) fn new() -> Self {
+        let identity = Versioned {
+            value: format!("\"{}\"", Token::from_bits(1)).into(),
+            revision: Revision(1),
+        };
+        let entries: BTreeMap<_, _> = [(crate::keys::STORE_ID.to_owned(), identity)].into();
+        let snapshot = Snapshot { revision: Revision(1), entries: entries.clone() };
+        Self { state: State::load(&snapshot).unwrap(), entries }
+    }
+
+    /// The state.
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Decides, checks what was relied on, commits, and checks that loading gives what applying
+    /// gave.
+    pub(crate) fn decided<T>(
+        &mut self,
+        decide: impl FnOnce(&State) -> Decision<T>,
+    ) -> Result<T, ApiError> {
+        let decision = decide(&self.state);
+        self.commit(decision.draft.into_txn());
+        decision.answer
+    }
+
+    /// Commits a transaction.
+    pub(crate) fn commit(&mut self, txn: Txn) -> Effects {
+        for (key, seen) in &txn.compares {
+            let found = self.entries.get(key).map_or(Seen::Absent, |e| Seen::At(e.revision));
+            assert_eq!(found, *seen, "{key} was relied on as it is not");
+        }
+        if txn.writes.is_empty() {
+            return Effects::default();
+        }
+        let revision = self.state.revision().next();
+        for (key, write) in &txn.writes {
+            match write {
+                Write::Put(value) => {
+                    let entry = Versioned { value: value.clone(), revision };
+                    self.entries.insert(key.clone(), entry);
+                }
+                Write::Delete => drop(self.entries.remove(key)),
+            }
+        }
+        let effects = self.state.apply(revision, &txn.writes).unwrap();
+        self.check();
+        effects
+    }
+
+    /// The state that the store's contents give is the one that its changes gave.
+    fn check(&self) {
+        let snapshot = Snapshot { revision: self.state.revision(), entries: self.entries.clone() };
+        let mut loaded = State::load(&snapshot).unwrap();
+        loaded.pointers.clone_from(&self.state.pointers);
+        assert_eq!(loaded, self.state, "loaded is applied");
+    }
+
+    /// Adds or replaces a record.
+    pub(crate) fn put<T: serde::Serialize>(&mut self, subject: &Subject, record: &T) {
+        let mut draft = Draft::default();
+        draft.put(subject, record);
+        self.commit(draft.into_txn());
+    }
+
+    /// Moves fleet time on.
+    pub(crate) fn wait(&mut self, seconds: u64) {
+        let now = self.state.now().plus(limpet_api::Span::from_seconds(seconds));
+        self.put(&Subject::Clock, &now);
+    }
+
+    /// Adds a network.
+    pub(crate) fn network(&mut self, network: &str) {
+        let spec = limpet_api::config::NetworkSpec::default();
+        self.decided(|state| crate::rules::networks::create(state, &name(network), &spec)).unwrap();
+    }
+
+    /// Adds a host with the role node and a session whose token is 7.
+    pub(crate) fn host(&mut self, host: &str) {
+        let spec = limpet_api::config::HostSpec::default();
+        self.decided(|state| crate::rules::hosts::create(state, &name(host), &spec)).unwrap();
+        let token = Token::from_bits(7);
+        let alive = Alive {
+            session: token,
+            install: token,
+            boot: token,
+            superseded: vec![],
+            version: String::new(),
+        };
+        self.put(&Subject::Session(name(host)), &alive);
+    }
+
+    /// Changes a host in any way.
+    pub(crate) fn change_host(&mut self, host: &str, change: impl FnOnce(&mut Host)) {
+        let host: HostName = name(host);
+        let mut record = self.state.host(&host).unwrap().record.clone();
+        change(&mut record);
+        self.put(&Subject::Host(host), &record);
+    }
+
+    /// Adds a pool of network `blue`, changed in any way.
+    pub(crate) fn pool(&mut self, pool: &str, range: &str, change: impl FnOnce(&mut Pool)) {
+        let network: NetworkName = name("blue");
+        let mut record = Pool {
+            name: name(pool),
+            network,
+            range: name(range),
+            exclude: vec![],
+            block_size: 4,
+            sticky: Sticky::Auto,
+            retention: limpet_api::config::DEFAULT_RETENTION,
+            cooldown: limpet_api::Span::from_seconds(60),
+            select: limpet_api::config::Select::default(),
+            priority: 0,
+            state: PoolState::Active,
+        };
+        change(&mut record);
+        self.put(&Subject::Pool(record.name.clone()), &record);
+    }
+
+    /// All entries of a kind, for looking at.
+    pub(crate) fn records<T: Clone>(entries: impl Iterator<Item = Entry<T>>) -> Vec<T> {
+        entries.map(|entry| entry.record).collect()
+    }
+}
