@@ -5,6 +5,8 @@ use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
+use crate::cli::Output;
+
 /// A record as the controller gave it, and as this version reads it.
 ///
 /// `-o json` prints the former, so that a field of a newer controller's reaches programs through an older
@@ -35,6 +37,15 @@ impl<T> Serialize for Answer<T> {
 /// The text of `-o json`: indented, keys sorted, one line feed at the end.
 pub(crate) fn json(answer: &impl Serialize) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(answer)? + "\n")
+}
+
+/// What a deletion prints: for people that it is done, for programs what was answered, which may be nothing.
+pub(crate) fn gone(answer: &Value, done: &str, output: Output) -> anyhow::Result<String> {
+    match output {
+        Output::Table => Ok(format!("{done}\n")),
+        Output::Json if answer.is_null() => Ok(String::new()),
+        Output::Json => json(answer),
+    }
 }
 
 #[cfg(test)]

@@ -93,22 +93,18 @@ pub(crate) fn run(args: &Args, controller: &Controller, output: Output) -> anyho
         Verb::Create(create) => {
             let name = &create.name;
             let host = controller.put(&paths::host(name), &create.spec());
-            render_host(&host.with_context(|| format!("creating host {name}"))?, output)?
+            render(&host.with_context(|| format!("creating host {name}"))?, output)?
         }
         Verb::Set(set) => {
             let (name, change) = (&set.name, set.change());
             cli::something_to_change(change != HostChange::default())?;
             let host = controller.patch(&paths::host(name), &change);
-            render_host(&host.with_context(|| format!("changing host {name}"))?, output)?
+            render(&host.with_context(|| format!("changing host {name}"))?, output)?
         }
         Verb::Delete { name, yes: true } => {
-            let answer: Value = controller
-                .delete(&paths::host(name))
-                .with_context(|| format!("deleting host {name}"))?;
-            match output {
-                Output::Json => answer::json(&answer)?,
-                Output::Table => format!("host {name} is deleted\n"),
-            }
+            let deleted = controller.delete(&paths::host(name));
+            let answer: Value = deleted.with_context(|| format!("deleting host {name}"))?;
+            answer::gone(&answer, &format!("host {name} is deleted"), output)?
         }
         Verb::Delete { name, yes: false } => return planned(name, controller).map(Done::Plan),
     };
@@ -208,14 +204,6 @@ fn render(status: &Answer<HostStatus>, output: Output) -> anyhow::Result<String>
         ("Attachments", Some(status.attachments.to_string())),
         ("Agent's version", status.version.clone()),
     ])))
-}
-
-/// What creating and changing print: the host, without its state.
-fn render_host(host: &Answer<Host>, output: Output) -> anyhow::Result<String> {
-    match output {
-        Output::Json => answer::json(host),
-        Output::Table => Ok(table::facts(facts(&host.record))),
-    }
 }
 
 fn facts(host: &Host) -> Vec<(&'static str, Option<String>)> {

@@ -99,13 +99,9 @@ pub(crate) fn run(args: &Args, controller: &Controller, output: Output) -> anyho
             render(&network.with_context(|| format!("changing network {name}"))?, output)?
         }
         Verb::Delete { name, yes: true } => {
-            let answer: Value = controller
-                .delete(&paths::network(name))
-                .with_context(|| format!("deleting network {name}"))?;
-            match output {
-                Output::Json => answer::json(&answer)?,
-                Output::Table => format!("network {name} is deleted\n"),
-            }
+            let deleted = controller.delete(&paths::network(name));
+            let answer: Value = deleted.with_context(|| format!("deleting network {name}"))?;
+            answer::gone(&answer, &format!("network {name} is deleted"), output)?
         }
         Verb::Delete { name, yes: false } => return planned(name, controller).map(Done::Plan),
     };

@@ -156,22 +156,18 @@ pub(crate) fn run(args: &Args, controller: &Controller, output: Output) -> anyho
             let name = &create.name;
             let spec = create.spec(network::named_or_only(create.network.as_ref(), controller)?);
             let pool = controller.put(&paths::pool(name), &spec);
-            render_pool(&pool.with_context(|| format!("creating pool {name}"))?, output)?
+            render(&pool.with_context(|| format!("creating pool {name}"))?, output)?
         }
         Verb::Set(Set { name, changes }) => {
             let change = changes.change();
             cli::something_to_change(change != PoolChange::default())?;
             let pool = controller.patch(&paths::pool(name), &change);
-            render_pool(&pool.with_context(|| format!("changing pool {name}"))?, output)?
+            render(&pool.with_context(|| format!("changing pool {name}"))?, output)?
         }
         Verb::Delete { name, yes: true } => {
-            let answer: Value = controller
-                .delete(&paths::pool(name))
-                .with_context(|| format!("deleting pool {name}"))?;
-            match output {
-                Output::Json => answer::json(&answer)?,
-                Output::Table => format!("pool {name} is deleted\n"),
-            }
+            let deleted = controller.delete(&paths::pool(name));
+            let answer: Value = deleted.with_context(|| format!("deleting pool {name}"))?;
+            answer::gone(&answer, &format!("pool {name} is deleted"), output)?
         }
         Verb::Delete { name, yes: false } => {
             return Ok(Done::Plan(plan(&one(name, controller)?.record)));
@@ -290,14 +286,6 @@ fn render(pool: &Answer<PoolUse>, output: Output) -> anyhow::Result<String> {
         ("  free", Some(table::count(usage.free))),
         ("Blocks of hosts", Some(usage.blocks.to_string())),
     ])))
-}
-
-/// What creating and changing print: the pool, without its use.
-fn render_pool(pool: &Answer<Pool>, output: Output) -> anyhow::Result<String> {
-    match output {
-        Output::Json => answer::json(pool),
-        Output::Table => Ok(table::facts(facts(&pool.record))),
-    }
 }
 
 fn facts(pool: &Pool) -> Vec<(&'static str, Option<String>)> {

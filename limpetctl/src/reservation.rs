@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Subcommand;
 use limpet_api::book::{Released, Reservation, ReservationChange, ReservationSpec};
 use limpet_api::{Retention, paths};
-use limpet_net_types::{Mac, Namespace, NetworkName, PoolName, WorkloadName};
+use limpet_net_types::{HostName, Mac, Namespace, NetworkName, PoolName, WorkloadName};
 use serde::Serialize;
 
 use crate::answer::{self, Answer, Answers};
@@ -33,6 +33,9 @@ struct Scope {
     /// Of this namespace only; _ is that of workloads that have none
     #[arg(short, long)]
     namespace: Option<Namespace>,
+    /// Attached on this host just now only
+    #[arg(long)]
+    host: Option<HostName>,
 }
 
 /// What to do.
@@ -114,6 +117,7 @@ pub(crate) fn run(args: &Args, controller: &Controller, output: Output) -> anyho
     if args.verb.is_some() {
         cli::no_filter_before_a_verb("--network", args.scope.network.is_some())?;
         cli::no_filter_before_a_verb("--namespace", args.scope.namespace.is_some())?;
+        cli::no_filter_before_a_verb("--host", args.scope.host.is_some())?;
     }
     let text = match args.verb.as_ref().unwrap_or(&list) {
         Verb::List(scope) => render_all(&listed(scope, controller)?, output)?,
@@ -162,8 +166,8 @@ fn listed(scope: &Scope, controller: &Controller) -> anyhow::Result<Answers<Rese
 /// Finds the one that is meant; by its path where all of that is known, else among all in question.
 fn one(which: &Which, controller: &Controller) -> anyhow::Result<Answer<Reservation>> {
     let Which { wanted, scope } = which;
-    if let (Wanted::Name(name), Scope { network: Some(network), namespace: Some(namespace) }) =
-        (wanted, scope)
+    if let Wanted::Name(name) = wanted
+        && let Scope { network: Some(network), namespace: Some(namespace), host: None } = scope
     {
         return controller
             .read(&paths::reservation(network, namespace, name))
