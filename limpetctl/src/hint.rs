@@ -41,9 +41,10 @@ fn of_client(error: &ClientError) -> Option<&'static str> {
 fn of_find(error: &FindError) -> &'static str {
     match error {
         FindError::Nothing { .. } => "see what there is: leave the verb out",
-        FindError::Several { .. } => {
+        FindError::Several { what: "attachment", .. } => {
             "narrow it down with --namespace, --network, --host or --ifname"
         }
+        FindError::Several { .. } => "narrow it down with --namespace or --network",
     }
 }
 

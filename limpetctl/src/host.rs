@@ -194,6 +194,7 @@ fn render(status: &Answer<HostStatus>, output: Output) -> anyhow::Result<String>
     }
     let status = &status.record;
     let alive = match (status.alive, status.last_seen) {
+        _ if status.version.is_none() => "no, it has never joined".to_owned(),
         (true, Some(ago)) => format!("yes, heard of {ago} ago"),
         (true, None) => "yes, presumably: not heard of since the controller started".to_owned(),
         (false, Some(ago)) => format!("no, heard of {ago} ago"),

@@ -223,7 +223,7 @@ fn a_name_in_two_namespaces_is_refused_with_both() {
     assert_exit(&output, 1);
     let text = stderr(&output);
     assert!(text.contains("prod/web-0") && text.contains("test/web-0"), "{text}");
-    assert!(text.contains("hint: narrow it down with --namespace"), "{text}");
+    assert!(text.contains("hint: narrow it down with --namespace or --network\n"), "{text}");
     assert_eq!(controller.asked(), ["GET /v1/reservations"]);
 }
 
