@@ -267,7 +267,9 @@ impl Fields {
         match T::deserialize(&value) {
             Ok(taken) => Ok(Some(taken)),
             // Without the name nothing can be found; all else has a default.
-            Err(_) if self.reading == Reading::Lenient && key != "name" => Ok(None),
+            Err(_) if self.reading == Reading::Lenient && (self.at, key) != ("", "name") => {
+                Ok(None)
+            }
             Err(error) => Err(wrong(self.at, key, &value, &error)),
         }
     }
