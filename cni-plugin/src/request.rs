@@ -307,3 +307,129 @@ impl Environment {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn environment(args: &str) -> Environment {
+        let values = [
+            ("CNI_COMMAND", "ADD"),
+            ("CNI_CONTAINERID", "c1"),
+            ("CNI_NETNS", "/run/netns/x"),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_ARGS", args),
+        ];
+        Environment::read(|name| {
+            values.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    /// What ADD asks for with these fields beside the necessary ones.
+    fn wanted(fields: &Value, args: &str) -> Result<Wanted, Failure> {
+        let mut all = json!({"cniVersion": "1.0.0", "name": "pods"});
+        for (field, value) in fields.as_object().unwrap() {
+            all[field] = value.clone();
+        }
+        let Value::Object(all) = all else { unreachable!("it is an object") };
+        match Request::read(Verb::Add, all, &environment(args))? {
+            Request::Add(add) => Ok(add.wanted),
+            other => unreachable!("ADD is read as {other:?}"),
+        }
+    }
+
+    #[test]
+    fn limpets_own_arguments_go_before_the_configurations_and_those_before_kubernetes() {
+        let k8s = "K8S_POD_NAMESPACE=k;K8S_POD_NAME=k-0";
+        let own = format!("{k8s};LIMPET_NAMESPACE=l;LIMPET_NAME=l-0");
+        let args = json!({"args": {"limpet": {"namespace": "a", "name": "a-0"}}});
+        let names = |fields: &Value, args: &str| {
+            let wanted = wanted(fields, args).unwrap();
+            format!("{}/{}", wanted.namespace, wanted.name.map(String::from).unwrap_or_default())
+        };
+        assert_eq!(names(&json!({}), ""), "_/");
+        assert_eq!(names(&json!({}), k8s), "k/k-0");
+        assert_eq!(names(&args, k8s), "a/a-0");
+        assert_eq!(names(&args, &own), "l/l-0");
+        assert_eq!(names(&json!({}), "K8S_POD_NAMESPACE=k;LIMPET_NAME=l-0"), "k/l-0");
+    }
+
+    #[test]
+    fn sources_that_disagree_are_both_named() {
+        let fields = json!({"runtimeConfig": {"ips": ["10.0.0.1"], "mac": "02:00:00:00:00:01"}});
+        let refused = |args| wanted(&fields, args).unwrap_err();
+        assert_eq!(
+            refused("IP=10.0.0.2").message,
+            "runtimeConfig.ips asks for 10.0.0.1 and IP in CNI_ARGS for 10.0.0.2: give one, or both the same"
+        );
+        assert_eq!(refused("IP=10.0.0.2").code, Code::Config);
+        assert!(refused("MAC=02:00:00:00:00:02").message.starts_with("runtimeConfig.mac asks for"));
+        let args = json!({"args": {"limpet": {"ips": ["fd00::1"]}, "cni": {"ips": ["fd00::2"]}}});
+        assert!(
+            wanted(&args, "").unwrap_err().message.starts_with("args.limpet.ips asks for fd00::1")
+        );
+    }
+
+    #[test]
+    fn sources_that_agree_are_one() {
+        let fields = json!({
+            "runtimeConfig": {"ips": ["fd00::1/64", "10.0.0.1"]},
+            "args": {"limpet": {"ips": ["10.0.0.1/32", "fd00::1"]}, "cni": {"ips": []}},
+        });
+        let both: Vec<IpAddr> = vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+        assert_eq!(wanted(&fields, "IP=10.0.0.1,fd00::1").unwrap().addresses, both);
+    }
+
+    #[test]
+    fn at_most_one_address_and_pool_of_a_family_is_asked_for() {
+        let refused = |args| wanted(&json!({}), args).unwrap_err().message;
+        assert_eq!(
+            refused("IP=10.0.0.1,10.0.0.2"),
+            "several IPv4 addresses are asked for, at most one of a family is possible: 10.0.0.1, 10.0.0.2"
+        );
+        assert!(refused("LIMPET_POOL=a,b,c").starts_with("3 pools are asked for"));
+        let pools = |value: Value| wanted(&json!({"args": {"limpet": {"pool": value}}}), "");
+        assert_eq!(pools(json!("a")).unwrap().pools, pools(json!(["a"])).unwrap().pools);
+        assert!(pools(json!("a b")).unwrap_err().message.contains("`args.limpet.pool`"));
+    }
+
+    /// A piece of text that stands somewhere in a call.
+    fn piece() -> impl Strategy<Value = String> {
+        prop_oneof![
+            Just(String::new()),
+            Just("c1".to_owned()),
+            Just("K8S_POD_NAME=web-0".to_owned()),
+            "[a-zA-Z0-9=;/ \u{e4}.:-]{0,12}",
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_call_is_a_request_or_a_failure_and_del_never_minds_arguments(
+            ids in (piece(), piece(), piece(), piece()),
+            field in "[a-zA-Z.]{1,8}",
+            value in piece(),
+        ) {
+            let environment = Environment {
+                command: "ADD".to_owned(),
+                container_id: ids.0,
+                netns: ids.1,
+                ifname: ids.2,
+                args: ids.3,
+            };
+            let fields = json!({"cniVersion": "1.1.0", "name": "pods", "prevResult": {}, field: value});
+            let Value::Object(fields) = fields else { unreachable!("it is an object") };
+            for verb in [Verb::Add, Verb::Check, Verb::Status, Verb::Gc] {
+                drop(Request::read(verb, fields.clone(), &environment));
+            }
+            let named = environment.target().is_ok();
+            let unnamed = fields["name"] == "pods" && !fields.contains_key("network");
+            if named && unnamed {
+                prop_assert!(Request::read(Verb::Del, fields, &environment).is_ok());
+            }
+        }
+    }
+}

@@ -406,6 +406,20 @@ fn del_succeeds_while_the_agent_is_away_and_takes_the_interface_itself() {
 }
 
 #[test]
+fn addresses_are_not_released_while_the_container_cannot_be_cut_off() {
+    let mut lab = Lab::new();
+    lab.add();
+    let stdin = Value::from(lab.config.clone()).to_string();
+    let powerless = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"];
+    let answer = lab.call_as(&powerless, "DEL", stdin.as_bytes());
+    assert_eq!(answer.code(), 102);
+    assert!(answer.said().contains("ip link set dev if"), "{}", answer.said());
+    assert!(answer.said().contains("Operation not permitted"), "{}", answer.said());
+    assert!(lab.is_routed());
+    assert_eq!(dels(&lab), Vec::<String>::new());
+}
+
+#[test]
 fn del_leaves_an_agent_that_says_no_to_clean_up() {
     let mut lab = Lab::new();
     lab.add();

@@ -206,8 +206,14 @@ impl Lab {
 
     /// Calls the plugin on the host with anything on standard input.
     pub(crate) fn call_with(&self, verb: &str, stdin: &[u8]) -> Answer {
+        self.call_as(&[], verb, stdin)
+    }
+
+    /// Calls the plugin on the host through another program, which comes with its arguments.
+    pub(crate) fn call_as(&self, through: &[&str], verb: &str, stdin: &[u8]) -> Answer {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.host.path())).arg(env!("CARGO_BIN_EXE_limpet"));
+        command.arg(format!("--net={}", self.host.path())).args(through);
+        command.arg(env!("CARGO_BIN_EXE_limpet"));
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("CNI_COMMAND", verb).envs(self.environment.iter().cloned());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -502,3 +502,79 @@ fn link_of(message: &Rt) -> Result<Option<Link>, Malformed> {
         _ => Err(Malformed("not a link")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::DoneMessage;
+    use netlink_packet_core::ErrorMessage;
+
+    use super::*;
+
+    fn message(flags: u16, payload: NetlinkPayload<Rt>) -> NetlinkMessage<Rt> {
+        let mut header = NetlinkHeader::default();
+        header.flags = flags;
+        NetlinkMessage::new(header, payload)
+    }
+
+    fn entry(id: u16) -> NetlinkMessage<Rt> {
+        message(0, NetlinkPayload::InnerMessage(Rt::Raw(id, Vec::new())))
+    }
+
+    fn done(code: i32) -> NetlinkMessage<Rt> {
+        let mut done = DoneMessage::default();
+        done.code = code;
+        message(0, NetlinkPayload::Done(done))
+    }
+
+    async fn list(messages: Vec<NetlinkMessage<Rt>>) -> Result<Option<Vec<u16>>, ReadError> {
+        let decode = |message: &Rt| match message {
+            Rt::Raw(0, _) => Ok(None),
+            Rt::Raw(id, _) if *id < 100 => Ok(Some(*id)),
+            _ => Err(Malformed("beyond 100")),
+        };
+        let deadline = Instant::now() + BATCH_LIMIT;
+        collect("things", futures_util::stream::iter(messages), deadline, &decode).await
+    }
+
+    #[tokio::test]
+    async fn a_list_is_whole_or_an_error() {
+        let whole = list(vec![entry(1), entry(0), entry(2), done(0)]).await;
+        assert_eq!(whole.unwrap(), Some(vec![1, 2]));
+        let cut = list(vec![entry(1), entry(2)]).await;
+        assert_eq!(cut.unwrap_err().to_string(), "the kernel did not list things to the end");
+        let unknown = list(vec![entry(1), entry(200), done(0)]).await;
+        assert_eq!(
+            unknown.unwrap_err().to_string(),
+            "an entry of the list of things is not understood: beyond 100"
+        );
+        let refused = list(vec![entry(1), done(-16)]).await.unwrap_err();
+        assert!(matches!(refused, ReadError::Refused { errno: Errno::EBUSY, .. }), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_list_that_changed_while_it_was_read_is_no_list() {
+        for interrupted in [0, 1, 2] {
+            let mut messages = vec![entry(1), entry(2), done(0)];
+            messages[interrupted].header.flags |= NLM_F_DUMP_INTR;
+            assert_eq!(list(messages).await.unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn the_kernels_words_are_found_behind_a_request_that_comes_back() {
+        let mut words = Vec::new();
+        crate::wire::put(&mut words, 2, &7u32.to_ne_bytes());
+        crate::wire::put(&mut words, NLMSGERR_ATTR_MSG, b"no such thing\0");
+        for (flags, length) in [(NLM_F_CAPPED, 999u32), (0, 30)] {
+            let mut error = ErrorMessage::default();
+            error.code = std::num::NonZeroI32::new(-2);
+            error.header = length.to_ne_bytes().to_vec();
+            error.header.resize(if flags == 0 { 32 } else { NLMSG_HEADER }, 0);
+            error.header.extend_from_slice(&words);
+            let answer = message(flags | NLM_F_ACK_TLVS, NetlinkPayload::Error(error));
+            assert_eq!(refusal(&answer), Some((Errno::ENOENT, Some("no such thing".to_owned()))));
+        }
+        let acknowledged = message(NLM_F_CAPPED, NetlinkPayload::Error(ErrorMessage::default()));
+        assert_eq!(refusal(&acknowledged), None);
+    }
+}
