@@ -107,3 +107,10 @@ pub struct Problem {
     /// Whether containers that run may have lost connectivity too.
     pub connectivity: bool,
 }
+
+/// What the agent would do to the kernel now, if it were to do it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The steps in their order, as commands; none if the kernel is right.
+    pub commands: Vec<String>,
+}

@@ -1,0 +1,306 @@
+//! Edge: where the agent's tasks meet: what is known, under one lock, and the bells that they ring for each other.
+//!
+//! | task | does | is woken by |
+//! |---|---|---|
+//! | [`crate::watch`] | joins, stays alive, takes in what the controller tells | [`Agent::rejoin`] |
+//! | [`crate::run`] | keeps the kernel right | [`Agent::look`], the kernel, a timer |
+//! | [`crate::upkeep`] | answers asks, ends what is gone, buries the dead | [`Agent::tend`], a timer |
+//! | [`crate::socket`] | serves the plugin | the plugin |
+//!
+//! The lock is held for moments and never while anything is waited for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use limpet_api::client::{Call, Client, ClientError};
+use limpet_api::host::{LEASE_SECONDS, Session, SessionRequest};
+use limpet_api::{ApiError, ErrorCode};
+use limpet_net_types::{HostName, Token, Uid};
+use serde::de::DeserializeOwned;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::config::Config;
+use crate::desired::HostFacts;
+use crate::facts::{Choice, Reach};
+use crate::flights::Flights;
+use crate::view::{Key, View};
+
+/// How long the controller has for what should take milliseconds.
+const QUICK: Duration = Duration::from_secs(2);
+
+/// How long it has for a claim, which may have to ask another host first for five seconds.
+const PATIENT: Duration = Duration::from_secs(8);
+
+/// What never changes while the agent runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) host: HostName,
+    pub(crate) install: Token,
+    pub(crate) boot: Token,
+}
+
+/// The agent.
+pub(crate) struct Agent {
+    pub(crate) identity: Identity,
+    pub(crate) config: Config,
+    pub(crate) choice: Choice,
+    quick: Client,
+    patient: Client,
+    state: Mutex<State>,
+    /// Something is known that the kernel may have to follow.
+    pub(crate) look: Notify,
+    /// The session is to be opened anew.
+    pub(crate) rejoin: Notify,
+    /// There are asks, endings or the dead to see to.
+    pub(crate) tend: Notify,
+    /// How the last pass went.
+    pub(crate) passes: watch::Sender<Pass>,
+    /// How often the host has joined; 0 before the first time.
+    pub(crate) joins: watch::Sender<u64>,
+}
+
+/// What is known and changes.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) view: View,
+    pub(crate) contact: Contact,
+    /// Where the host is reached, or why that is not known.
+    pub(crate) reach: Option<Result<Reach, String>>,
+    pub(crate) facts: Option<HostFacts>,
+    pub(crate) flights: Flights,
+    /// Attachments that are gone and whose end the controller has not confirmed.
+    pub(crate) endings: BTreeMap<Uid, Key>,
+    /// Keys that a DEL came for while nothing was known of them.
+    pub(crate) forgotten: BTreeSet<Key>,
+}
+
+/// How things stand with the controller.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Contact {
+    /// What requests in the host's name carry.
+    pub(crate) session: Option<Session>,
+    /// The outcome of a request in this session is not known: nothing newer may be asked for before another one.
+    spoilt: bool,
+    /// Why the host was not let in.
+    pub(crate) refused: Option<ApiError>,
+    /// Since when no controller has answered, and what was tried last.
+    pub(crate) silent: Option<(Instant, String)>,
+}
+
+/// How a pass went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pass {
+    /// How many there were, this one included, in which the cluster was known.
+    pub(crate) count: u64,
+    /// The networks' devices that are there.
+    pub(crate) devices: BTreeSet<String>,
+    /// What was not done, or not read, as sentences.
+    pub(crate) failures: Vec<String>,
+    /// What cannot be laid out, as sentences.
+    pub(crate) problems: Vec<String>,
+}
+
+/// Which of the two patiences a request has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Two seconds.
+    Short,
+    /// Eight seconds.
+    Long,
+}
+
+impl Agent {
+    pub(crate) fn new(config: Config, identity: Identity) -> Self {
+        let client = |limit| Client::new(config.controller.clone(), limit);
+        Self {
+            identity,
+            choice: Choice { underlay: config.underlay, skipped: config.skip_device.clone() },
+            quick: client(QUICK),
+            patient: client(PATIENT),
+            config,
+            state: Mutex::default(),
+            look: Notify::new(),
+            rejoin: Notify::new(),
+            tend: Notify::new(),
+            passes: watch::Sender::new(Pass::default()),
+            joins: watch::Sender::new(0),
+        }
+    }
+
+    /// What is known; to be let go before anything is waited for.
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        // Every change under the lock is whole: a panic elsewhere leaves nothing half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks a controller, and notes whether one answered.
+    pub(crate) async fn ask<A: DeserializeOwned>(
+        &self,
+        call: &Call,
+        patience: Patience,
+    ) -> Result<A, ClientError> {
+        let client = match patience {
+            Patience::Short => &self.quick,
+            Patience::Long => &self.patient,
+        };
+        let answer = client.call(call).await;
+        match &answer {
+            Ok(_) | Err(ClientError::Refused(_)) => self.heard(),
+            Err(error) => self.unheard(error),
+        }
+        answer
+    }
+
+    /// The client for streams.
+    pub(crate) fn streams(&self) -> &Client {
+        &self.quick
+    }
+
+    /// A controller has answered.
+    pub(crate) fn heard(&self) {
+        self.state().contact.silent = None;
+    }
+
+    /// No controller has answered.
+    pub(crate) fn unheard(&self, error: &ClientError) {
+        let words = sentence(error);
+        let silent = &mut self.state().contact.silent;
+        let since = silent.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+        *silent = Some((since, words));
+    }
+
+    /// What the host says of itself when it joins; none before it knows where it is reached.
+    pub(crate) fn session_request(&self) -> Option<SessionRequest> {
+        let state = self.state();
+        let reach = state.reach.as_ref()?.as_ref().ok()?;
+        Some(SessionRequest {
+            install: self.identity.install,
+            boot: self.identity.boot,
+            underlay: reach.underlay,
+            addresses: reach.addresses.clone(),
+            roles: self.config.role.iter().copied().collect(),
+            external: self.config.external.iter().copied().collect(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        })
+    }
+
+    /// Takes in where the host is reached, and returns whether that is news.
+    pub(crate) fn reached(&self, reach: Result<Reach, String>) -> bool {
+        let mut state = self.state();
+        let told = |reach: &Reach| (reach.underlay, reach.addresses.clone());
+        let before = state.reach.as_ref().map(|reach| reach.as_ref().map(told));
+        let news = before != Some(reach.as_ref().map(told));
+        state.reach = Some(reach);
+        news
+    }
+
+    /// The host has joined.
+    pub(crate) fn joined(&self, session: Session) {
+        let contact = Contact { session: Some(session), ..Contact::default() };
+        self.state().contact = contact;
+        self.joins.send_modify(|joins| *joins += 1);
+        self.tend.notify_one();
+        self.look.notify_one();
+    }
+
+    /// The host was not let in.
+    pub(crate) fn refused(&self, error: ApiError) {
+        let mut state = self.state();
+        state.contact.session = None;
+        state.contact.refused = Some(error);
+    }
+
+    /// The session that a request may be made in.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none, in the words for the plugin.
+    pub(crate) fn session(&self) -> Result<Token, ApiError> {
+        let state = self.state();
+        let contact = &state.contact;
+        match &contact.session {
+            Some(session) if !contact.spoilt => Ok(session.session),
+            _ => Err(not_joined(&state)),
+        }
+    }
+
+    /// The session, waiting until `deadline` for one that may be used.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::session`].
+    pub(crate) async fn session_by(&self, deadline: Instant) -> Result<Token, ApiError> {
+        let mut joins = self.joins.subscribe();
+        loop {
+            joins.mark_unchanged();
+            match self.session() {
+                Ok(session) => return Ok(session),
+                Err(error) => match tokio::time::timeout_at(deadline, joins.changed()).await {
+                    Ok(Ok(())) => {}
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+
+    /// The session is over, or must not be used any more: asks for another one.
+    ///
+    /// Called with the session that the request carried, so that one that is new already is not given up.
+    pub(crate) fn spoil(&self, session: Token) {
+        let mut state = self.state();
+        if state.contact.session.as_ref().is_some_and(|now| now.session == session) {
+            state.contact.spoilt = true;
+            drop(state);
+            self.rejoin.notify_one();
+        }
+    }
+
+    /// Whether no controller has answered for longer than a lease.
+    pub(crate) fn long_silent(&self) -> bool {
+        let lease = Duration::from_secs(LEASE_SECONDS);
+        let state = self.state();
+        state.contact.silent.as_ref().is_some_and(|(since, _)| since.elapsed() > lease)
+    }
+}
+
+/// Why nothing can be asked in the host's name.
+pub(crate) fn not_joined(state: &State) -> ApiError {
+    if let Some(error) = &state.contact.refused {
+        let message = format!("the controller does not let this host join: {}", error.message);
+        return ApiError::new(ErrorCode::NotJoined, message)
+            .with_details(serde_json::json!({ "reason": error.code }));
+    }
+    if let Some((_, words)) = &state.contact.silent {
+        return ApiError::new(ErrorCode::ControllerUnreachable, words.clone());
+    }
+    let words = match &state.reach {
+        Some(Err(words)) => words.as_str(),
+        _ => "this host has not joined yet",
+    };
+    ApiError::new(ErrorCode::NotJoined, words)
+}
+
+/// What went wrong, in the plugin's words.
+pub(crate) fn api_error(error: ClientError) -> ApiError {
+    match error {
+        ClientError::Refused(error) => error,
+        other => ApiError::new(ErrorCode::ControllerUnreachable, sentence(&other)),
+    }
+}
+
+/// An error and its causes in one sentence.
+pub(crate) fn sentence(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        // A transparent cause says the same once more.
+        if !text.ends_with(&words) {
+            text = format!("{text}: {words}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,404 @@
+//! Edge: what the plugin asks for, passed on: attach, confirm, check, detach, collect garbage, say whether it would go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use limpet_api::book::{Attachment, AttachmentKey};
+use limpet_api::client::{Call, ClientError, Method};
+use limpet_api::config::{Network, PoolState, PoolUse};
+use limpet_api::host::{ClaimRequest, Claimed, Wanted};
+use limpet_api::socket::{
+    Attach, Detached, GcAnswer, GcRequest, Problem, Readiness, ValidAttachment,
+};
+use limpet_api::{ApiError, ErrorCode, Listing, paths};
+use limpet_net_types::{Family, Mac, NetworkName, Token, Uid, host_ifname};
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{info, warn};
+
+use crate::agent::{Agent, Patience, State, api_error, not_joined, sentence};
+use crate::desired::mtu_of;
+use crate::evidence::{Sight, gone};
+use crate::flights::ConnectionId;
+use crate::identity::random;
+use crate::layout::{TABLE_OVERLAY, container_gateway, group_of};
+use crate::run::is_ready;
+use crate::upkeep::{end, end_or_list};
+use crate::veths::{Veths, netns_exists};
+use crate::view::Key;
+
+/// How long an ADD may take here, before the plugin's and the runtime's own patience ends.
+const ATTACH: Duration = Duration::from_secs(10);
+
+/// How long a controller that does not listen is tried: a restart takes less.
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// How long a network that was made a moment ago may take to arrive on this host.
+const ARRIVAL: Duration = Duration::from_secs(2);
+
+/// The pause before a claim is repeated.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Claims addresses for an interface that the plugin on `connection` is about to make.
+///
+/// # Errors
+///
+/// The controller's refusal, or why it was not asked. If it is not known what became of the claim, a new session
+/// is opened, in which it can no more succeed.
+pub(crate) async fn attach(
+    agent: &Agent,
+    veths: &Veths,
+    (connection, key): (ConnectionId, Key),
+    wanted: Wanted,
+) -> Result<Attach, ApiError> {
+    let deadline = Instant::now() + ATTACH;
+    let patience = if agent.long_silent() { Duration::ZERO } else { CONNECT };
+    let connect_by = Instant::now() + patience;
+    agent.session_by(connect_by).await?;
+    ready(agent, &key.network).await?;
+    end_earlier(agent, veths, &key, connection).await;
+    let uid = random().map_err(|error| ApiError::new(ErrorCode::Internal, sentence(&error)))?;
+    agent.state().flights.begin(uid, connection, key.clone());
+    let claim = Claim { agent, key: &key, uid, wanted, deadline, connect_by };
+    let answer = claim.make().await.and_then(|claimed| {
+        let mut state = agent.state();
+        state.view.claimed(&claimed);
+        attach_of(&state, &claimed.attachment)
+    });
+    if answer.is_err() {
+        agent.state().flights.end(uid);
+    }
+    answer
+}
+
+/// Waits for a network's device, for as long as a network that was made just now takes to arrive.
+async fn ready(agent: &Agent, name: &NetworkName) -> Result<(), ApiError> {
+    let deadline = Instant::now() + ARRIVAL;
+    let mut passes = agent.passes.subscribe();
+    loop {
+        passes.mark_unchanged();
+        let problem = network_problem(&agent.state(), &agent.passes.borrow(), name);
+        let Some(error) = problem else { return Ok(()) };
+        match timeout_at(deadline, passes.changed()).await {
+            Ok(Ok(())) => {}
+            _ => return Err(error),
+        }
+    }
+}
+
+fn network_problem(
+    state: &State,
+    pass: &crate::agent::Pass,
+    name: &NetworkName,
+) -> Option<ApiError> {
+    let Some(network) = state.view.networks.get(name) else {
+        let (code, words) = if state.view.position().is_some() {
+            (ErrorCode::NetworkNotFound, format!("there is no network {name}"))
+        } else {
+            (ErrorCode::NotJoined, "this host does not know its networks yet".to_owned())
+        };
+        return Some(ApiError::new(code, words));
+    };
+    if is_ready(pass, network.index) {
+        return None;
+    }
+    let about = format!("network {name} ");
+    let reason = pass.problems.iter().find(|problem| problem.contains(&about));
+    let words = reason.or(pass.failures.first()).cloned();
+    let words = words.unwrap_or_else(|| format!("the device of network {name} is not there yet"));
+    Some(ApiError::new(ErrorCode::NetworkNotReady, words))
+}
+
+/// Ends what an ADD of the same key left behind that failed, or whose DEL never came.
+///
+/// Only what has no interface, and none in the making by another connection: else the controller asks, and the
+/// answer is that it is there.
+async fn end_earlier(agent: &Agent, veths: &Veths, key: &Key, connection: ConnectionId) {
+    let earlier = {
+        let mut state = agent.state();
+        state.forgotten.remove(key);
+        // What this connection began and asks for again is given up by that.
+        let own: Vec<Uid> = state.flights.of(key, connection).collect();
+        for uid in own {
+            state.flights.end(uid);
+        }
+        let known = state.view.attachment(key).map(|attachment| attachment.uid);
+        known.filter(|uid| !state.flights.has(*uid))
+    };
+    let Some(uid) = earlier else { return };
+    match veths.living().await {
+        Ok(living) if living.contains(&uid) => {}
+        Ok(_) => {
+            // If it cannot be ended the claim says why it cannot be made.
+            if let Err(error) = end(agent, key, uid).await {
+                warn!(%uid, error = sentence(&error), "cannot end an earlier incarnation");
+            }
+        }
+        Err(error) => warn!(error = sentence(&error), "cannot look for an earlier incarnation"),
+    }
+}
+
+/// One claim, with its patience.
+struct Claim<'a> {
+    agent: &'a Agent,
+    key: &'a Key,
+    uid: Uid,
+    wanted: Wanted,
+    deadline: Instant,
+    /// Until when a controller is looked for.
+    connect_by: Instant,
+}
+
+impl Claim<'_> {
+    /// Makes the claim, again and again under the same uid, until it is answered or time is up.
+    async fn make(&self) -> Result<Claimed, ApiError> {
+        let mut unknown = None;
+        loop {
+            let session = match self.agent.session_by(self.deadline).await {
+                Ok(session) => session,
+                Err(error) => return Err(self.give_up(unknown, error)),
+            };
+            let error = match timeout_at(self.deadline, self.once(session)).await {
+                Ok(Ok(claimed)) => return Ok(claimed),
+                Ok(Err(error)) => error,
+                Err(_) => {
+                    let words = format!("no controller answered a claim within {ATTACH:?}");
+                    let error = ApiError::new(ErrorCode::ControllerUnreachable, words);
+                    return Err(self.give_up(Some(session), error));
+                }
+            };
+            let lost =
+                matches!(&error, ClientError::Refused(e) if e.code == ErrorCode::SessionLost);
+            if lost {
+                // Nothing of that session can succeed any more.
+                unknown = None;
+                self.agent.spoil(session);
+                continue;
+            }
+            if error.outcome_unknown() {
+                unknown = Some(session);
+            }
+            let until = match &error {
+                ClientError::Connect { .. } => self.connect_by,
+                _ => self.deadline,
+            };
+            if !may_repeat(&error) || Instant::now() + PAUSE >= until {
+                return Err(self.give_up(unknown, api_error(error)));
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn once(&self, session: Token) -> Result<Claimed, ClientError> {
+        let host = self.agent.identity.host.clone();
+        let Key { network, container, ifname } = self.key.clone();
+        let path = paths::claim(&AttachmentKey { host, network, container, ifname });
+        let request = ClaimRequest { session, uid: self.uid, wanted: self.wanted.clone() };
+        let call = Call::with_body(Method::PUT, path, &request)?;
+        self.agent.ask(&call, Patience::Long).await
+    }
+
+    /// The claim has failed; if one of its attempts may still succeed, its session must not be used any more, and
+    /// what it may have made is to be ended.
+    fn give_up(&self, unknown: Option<Token>, error: ApiError) -> ApiError {
+        if let Some(session) = unknown {
+            self.agent.spoil(session);
+            self.agent.state().endings.insert(self.uid, self.key.clone());
+            self.agent.tend.notify_one();
+        }
+        error
+    }
+}
+
+/// Whether repeating a claim at once makes sense.
+fn may_repeat(error: &ClientError) -> bool {
+    match error {
+        ClientError::Connect { .. }
+        | ClientError::TimedOut { .. }
+        | ClientError::Broken { .. }
+        | ClientError::Garbage { .. } => true,
+        ClientError::Request(_) => false,
+        ClientError::Refused(error) => matches!(
+            error.code,
+            ErrorCode::Unavailable | ErrorCode::OutcomeUnknown | ErrorCode::TimedOut
+        ),
+    }
+}
+
+/// All that the plugin needs to make the interface of an attachment.
+fn attach_of(state: &State, attachment: &Attachment) -> Result<Attach, ApiError> {
+    let network = state.view.networks.get(&attachment.key.network);
+    let host = state.facts.as_ref().and_then(|facts| {
+        let underlay = state.view.hosts.get(&facts.name)?.underlay?;
+        Some((facts, underlay))
+    });
+    let (Some(network), Some((facts, underlay))) = (network, host) else {
+        let words = format!("network {} is not laid out here", attachment.key.network);
+        return Err(ApiError::new(ErrorCode::NetworkNotReady, words));
+    };
+    let mtu = mtu_of(network, facts, underlay)
+        .map_err(|error| ApiError::new(ErrorCode::NetworkNotReady, error.to_string()))?;
+    let addresses = || attachment.addresses.iter().map(|held| held.address);
+    Ok(Attach {
+        mtu,
+        host_ifname: ifname_of(network, attachment),
+        group: group_of(network.index),
+        gateway_mac: Mac::GATEWAY,
+        gateways: addresses().map(container_gateway).collect(),
+        sources: addresses().map(|address| facts.primary(Family::of(address))).collect(),
+        table: TABLE_OVERLAY,
+        attachment: attachment.clone(),
+    })
+}
+
+fn ifname_of(network: &Network, attachment: &Attachment) -> String {
+    host_ifname(&network.name, &attachment.key.container, &attachment.key.ifname)
+}
+
+/// The interface is up.
+pub(crate) fn confirm(agent: &Agent, key: &Key, uid: Uid) -> Result<(), ApiError> {
+    let mut state = agent.state();
+    state.flights.end(uid);
+    if state.view.attachment(key).is_some_and(|attachment| attachment.uid == uid) {
+        return Ok(());
+    }
+    Err(not_found(key, "was ended meanwhile"))
+}
+
+/// What an attachment was given.
+pub(crate) fn check(agent: &Agent, key: &Key) -> Result<Attach, ApiError> {
+    let state = agent.state();
+    match state.view.attachment(key) {
+        Some(attachment) => attach_of(&state, attachment),
+        None if state.view.position().is_none() => Err(not_joined(&state)),
+        None => Err(not_found(key, "is not known")),
+    }
+}
+
+fn not_found(key: &Key, what: &str) -> ApiError {
+    let Key { network, container, ifname } = key;
+    let words =
+        format!("the attachment of {ifname} of container {container} to network {network} {what}");
+    ApiError::new(ErrorCode::AttachmentNotFound, words)
+}
+
+/// Ends an attachment, now or later.
+pub(crate) async fn detach(agent: &Agent, key: &Key, uid: Option<Uid>) -> Detached {
+    let known = {
+        let mut state = agent.state();
+        let of_key = state.view.attachment(key).map(|attachment| attachment.uid);
+        // An ADD that gave up may have left one that is not known yet.
+        let pending = state.endings.iter().find(|(_, of)| *of == key).map(|(uid, _)| *uid);
+        let known = uid.or(of_key).or(pending);
+        match known {
+            Some(uid) => state.flights.end(uid),
+            None if state.view.position().is_none() => {
+                state.forgotten.insert(key.clone());
+            }
+            None => {}
+        }
+        known
+    };
+    match known {
+        Some(uid) => {
+            if end_or_list(agent, key, uid).await {
+                Detached::Ended
+            } else {
+                Detached::Later
+            }
+        }
+        None if agent.state().forgotten.contains(key) => Detached::Later,
+        None => Detached::Ended,
+    }
+}
+
+/// Ends what a runtime does not know of any more, as far as this host sees for itself that it is gone.
+pub(crate) async fn collect(
+    agent: &Agent,
+    veths: &Veths,
+    request: GcRequest,
+) -> Result<GcAnswer, ApiError> {
+    let internal = |error: &dyn std::error::Error| error.to_string();
+    let living = veths
+        .living()
+        .await
+        .map_err(|error| ApiError::new(ErrorCode::Internal, internal(&error)))?;
+    let GcRequest { network, runtime, valid } = request;
+    let is_valid = |key: &Key| {
+        valid.iter().any(|valid| valid.container == key.container && valid.ifname == key.ifname)
+    };
+    let (unknown, gone) = {
+        let state = agent.state();
+        if state.view.position().is_none() {
+            return Err(not_joined(&state));
+        }
+        let is_there = |uid| living.contains(&uid) || state.flights.has(uid);
+        let boot = agent.identity.boot;
+        let sight = Sight { boot, is_there: &is_there, netns_exists: &netns_exists };
+        let gone = gone(state.view.attachments(), &sight).now;
+        let of_runtime = state.view.attachments().filter(|(key, attachment)| {
+            key.network == network && attachment.runtime == runtime && !is_valid(key)
+        });
+        let unknown: Vec<(Key, Uid)> =
+            of_runtime.map(|(key, attachment)| (key.clone(), attachment.uid)).collect();
+        (unknown, gone)
+    };
+    let mut answer = GcAnswer::default();
+    for (key, uid) in unknown {
+        let of = ValidAttachment { container: key.container.clone(), ifname: key.ifname.clone() };
+        if gone.contains(&(key.clone(), uid)) {
+            info!(%uid, container = %key.container, "collected");
+            end_or_list(agent, &key, uid).await;
+            answer.ended.push(of);
+        } else {
+            answer.present.push(of);
+        }
+    }
+    Ok(answer)
+}
+
+/// Whether an ADD on a network could be served, and whether those that were are still well.
+pub(crate) async fn readiness(agent: &Arc<Agent>, network: &NetworkName) -> Readiness {
+    let mut problems = Vec::new();
+    let mut problem = |error, connectivity| problems.push(Problem { error, connectivity });
+    if let Err(error) = agent.session() {
+        problem(error, false);
+    } else if agent.long_silent() {
+        problem(not_joined(&agent.state()), false);
+    } else if let Some(error) = full(agent, network).await {
+        problem(error, false);
+    }
+    let pass = agent.passes.borrow().clone();
+    if let Some(error) = network_problem(&agent.state(), &pass, network) {
+        problem(error, true);
+    }
+    for failure in pass.failures {
+        problem(ApiError::new(ErrorCode::NetworkNotReady, failure), true);
+    }
+    Readiness { problems }
+}
+
+/// Whether a family of a network has no address left, asked of the controller.
+async fn full(agent: &Agent, network: &NetworkName) -> Option<ApiError> {
+    let call = Call::new(Method::GET, paths::POOLS);
+    let pools = match agent.ask::<Listing<PoolUse>>(&call, Patience::Short).await {
+        Ok(pools) => pools.items,
+        Err(error) => return Some(api_error(error)),
+    };
+    let of_network = || {
+        let active = |pool: &&PoolUse| pool.pool.state == PoolState::Active;
+        pools.iter().filter(move |pool| pool.pool.network == *network).filter(active)
+    };
+    if of_network().next().is_none() {
+        let words = format!("network {network} has no pool that gives addresses");
+        return Some(ApiError::new(ErrorCode::NoPool, words));
+    }
+    Family::BOTH.into_iter().find_map(|family| {
+        let mut of_family = of_network().filter(|pool| pool.pool.family() == family).peekable();
+        of_family.peek()?;
+        let left = |pool: &PoolUse| pool.usage.free.saturating_add(pool.usage.cooling);
+        of_family.all(|pool| left(pool) == 0).then(|| {
+            let words = format!("no {family} pool of network {network} has a free address");
+            ApiError::new(ErrorCode::PoolFull, words)
+        })
+    })
+}

@@ -1,0 +1,383 @@
+//! Pure: what the host's kernel should have, from what is known of the cluster and of the host.
+//!
+//! | for | there is |
+//! |---|---|
+//! | each network | a VXLAN device, in the network's group, with the host's VTEP MAC and link-local address |
+//! | each other host, in each network | an FDB entry, a neighbour entry and a nexthop object |
+//! | each block, stray | a route in the table *overlay* by its host's nexthop |
+//! | each pool | an `unreachable` route below them, and the rule that containers find hosts by |
+//! | each other host's address | a route in the table *hosts* |
+//! | each prefix behind gateways | a route in the table *hosts* by a group of their nexthops |
+//! | each container of this host | a route, a neighbour entry and settings, as soon as its veth pair is there |
+//!
+//! It leaves to [`crate::plan`] which number a nexthop has and which containers are there: both depend on the
+//! kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use limpet_api::config::{Host, Network, Role};
+use limpet_net_types::{
+    Family, HostName, Mac, Mtu, MtuTooSmall, NetworkName, Prefix, Range, Uid, host_ifname,
+    host_prefix, link_local, overlay_mtu,
+};
+
+use crate::layout::{
+    Address, Device, Fdb, Hop, METRIC_POOL, PREFERENCE_HOSTS, PREFERENCE_OVERLAY, RouteKey, Rule,
+    Setting, TABLE_HOSTS, TABLE_OVERLAY, Vxlan, device_name, group_of,
+};
+use crate::nft::Ruleset;
+use crate::view::View;
+
+/// What the host itself says of itself, as far as the layout depends on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HostFacts {
+    /// Its name.
+    pub(crate) name: HostName,
+    /// The MTU of the device that carries the outer packets, in bytes.
+    pub(crate) underlay_mtu: u32,
+    /// Its global addresses, the primary one of each family first.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Addresses and the devices that they are on.
+    pub(crate) on_devices: Vec<(String, IpAddr)>,
+    /// How the kernel can be told to forward IPv6.
+    pub(crate) forwarding: Forwarding6,
+}
+
+/// How the kernel can be told to forward the IPv6 packets of some devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Forwarding6 {
+    /// For each device by itself (Linux 6.17 and later).
+    PerDevice,
+    /// For all at once, which would end the router advertisements of these devices unless they are told to go on.
+    Global {
+        /// Those that accept router advertisements.
+        accept_ra: Vec<String>,
+    },
+}
+
+impl HostFacts {
+    /// The address that the host sends from into the overlay.
+    pub(crate) fn primary(&self, family: Family) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|&address| Family::of(address) == family)
+    }
+}
+
+/// Where a route should lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// To one host.
+    Hop(Hop),
+    /// To the gateways of the route's prefix.
+    Gateways(BTreeSet<Hop>),
+    /// Nowhere.
+    Unreachable,
+}
+
+/// A route that should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WantedRoute {
+    pub(crate) way: Way,
+    pub(crate) source: Option<IpAddr>,
+}
+
+/// A container of this host, as far as the host's side of it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Container {
+    pub(crate) uid: Uid,
+    pub(crate) group: u32,
+    pub(crate) mac: Mac,
+    /// Its addresses, and what the host itself sends to them from.
+    pub(crate) addresses: Vec<(IpAddr, IpAddr)>,
+}
+
+/// What the kernel should have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Desired {
+    pub(crate) devices: BTreeMap<String, Device>,
+    pub(crate) addresses: BTreeSet<Address>,
+    pub(crate) fdb: BTreeSet<Fdb>,
+    pub(crate) neighbours: BTreeMap<(String, IpAddr), Mac>,
+    pub(crate) routes: BTreeMap<RouteKey, WantedRoute>,
+    pub(crate) rules: BTreeSet<Rule>,
+    /// By the name of the host's end of their veth pair.
+    pub(crate) containers: BTreeMap<String, Container>,
+    /// Those of devices that are not containers', in the order in which they are to be set.
+    pub(crate) settings: Vec<(Setting, String)>,
+    pub(crate) forwarding: Option<Forwarding6>,
+    pub(crate) ruleset: Ruleset,
+    pub(crate) problems: Vec<LayoutProblem>,
+}
+
+/// Something that cannot be laid out, and so is missing.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub(crate) enum LayoutProblem {
+    /// A network has no device here.
+    #[error("network {network} has no device on this host: {reason}")]
+    NoDevice { network: NetworkName, reason: String },
+    /// The host has no global address of a family.
+    #[error(
+        "this host has no global {family} address: its {family} packets from and to containers have no source"
+    )]
+    NoSource { family: Family },
+}
+
+/// The MTU of a network on this host.
+pub(crate) fn mtu_of(
+    network: &Network,
+    facts: &HostFacts,
+    underlay: IpAddr,
+) -> Result<Mtu, MtuTooSmall> {
+    network.mtu.map_or_else(|| overlay_mtu(facts.underlay_mtu, underlay), Ok)
+}
+
+/// What the kernel should have; nothing where this host is not known to the cluster, so that all stays as it is.
+pub(crate) fn desired(view: &View, facts: &HostFacts) -> Option<Desired> {
+    let host = view.hosts.get(&facts.name)?;
+    let underlay = host.underlay?;
+    let mut layout = Layout { view, facts, host, underlay, desired: Desired::default() };
+    layout.desired.forwarding = Some(facts.forwarding.clone());
+    layout.networks();
+    layout.hosts();
+    layout.gateways();
+    layout.pools();
+    layout.containers();
+    layout.settings();
+    layout.ruleset();
+    Some(layout.desired)
+}
+
+/// The settings that a device needs whose packets are to be forwarded.
+///
+/// Packets of other devices are not forwarded, so that a host stays closed for others even without nftables.
+/// Router advertisements are for the underlay: a container must not become the host's default router.
+pub(crate) fn device_settings(device: &str, forwarding: &Forwarding6) -> Vec<(Setting, String)> {
+    let setting = |family, name, value: &str| {
+        (Setting { family, device: device.to_owned(), name }, value.to_owned())
+    };
+    let mut settings = vec![
+        setting(Family::V6, "disable_ipv6", "0"),
+        setting(Family::V6, "accept_ra", "0"),
+        setting(Family::V4, "forwarding", "1"),
+    ];
+    if *forwarding == Forwarding6::PerDevice {
+        settings.push(setting(Family::V6, "force_forwarding", "1"));
+    }
+    settings
+}
+
+/// A layout in the making.
+struct Layout<'a> {
+    view: &'a View,
+    facts: &'a HostFacts,
+    host: &'a Host,
+    underlay: IpAddr,
+    desired: Desired,
+}
+
+impl Layout<'_> {
+    /// The other hosts that have joined, and the ways to them.
+    fn others(&self) -> impl Iterator<Item = (&Host, IpAddr)> {
+        let others = self.view.hosts.values().filter(|host| host.name != self.host.name);
+        others.filter_map(|host| Some((host, host.underlay?)))
+    }
+
+    /// The device of a network, where the network has one here.
+    fn device(&self, network: &NetworkName) -> Option<String> {
+        let name = device_name(self.view.networks.get(network)?.index);
+        self.desired.devices.contains_key(&name).then_some(name)
+    }
+
+    /// The device through which hosts reach each other's own addresses: that of the lowest index.
+    fn first_device(&self) -> Option<String> {
+        let networks = self.view.networks.values();
+        let mut indexes: Vec<_> = networks.map(|network| network.index).collect();
+        indexes.sort_unstable();
+        indexes.into_iter().map(device_name).find(|name| self.desired.devices.contains_key(name))
+    }
+
+    /// What the host sends from in a family; that there is nothing is a problem.
+    fn source(&mut self, family: Family) -> Option<IpAddr> {
+        let source = self.facts.primary(family);
+        let problem = LayoutProblem::NoSource { family };
+        if source.is_none() && !self.desired.problems.contains(&problem) {
+            self.desired.problems.push(problem);
+        }
+        source
+    }
+
+    fn route(&mut self, table: u32, destination: Prefix, way: Way) {
+        if let Some(source) = self.source(destination.family()) {
+            let key = RouteKey { table, destination, metric: 0 };
+            self.desired.routes.insert(key, WantedRoute { way, source: Some(source) });
+        }
+    }
+
+    fn networks(&mut self) {
+        let view = self.view;
+        for network in view.networks.values() {
+            let name = device_name(network.index);
+            // The kernel checks only that the inner packet fits the device, and would fragment the outer one.
+            let mtu = match mtu_of(network, self.facts, self.underlay) {
+                Ok(mtu) => mtu,
+                Err(error) => {
+                    let (network, reason) = (network.name.clone(), error.to_string());
+                    self.desired.problems.push(LayoutProblem::NoDevice { network, reason });
+                    continue;
+                }
+            };
+            let mac = self.host.vtep_mac;
+            let vxlan = Vxlan { vni: network.vni, local: self.underlay, port: network.port, mac };
+            let group = group_of(network.index);
+            let device = Device { vxlan: Some(vxlan), mtu: mtu.into(), group, up: true };
+            self.desired.devices.insert(name.clone(), device);
+            let address = Address { device: name.clone(), ip: link_local(mac).into(), length: 64 };
+            self.desired.addresses.insert(address);
+            let others: Vec<_> = self.others().map(|(host, vtep)| (host.vtep_mac, vtep)).collect();
+            for (mac, vtep) in others {
+                let fdb = Fdb { device: name.clone(), mac: mac.bytes(), vtep: Some(vtep) };
+                self.desired.fdb.insert(fdb);
+                self.desired.neighbours.insert((name.clone(), link_local(mac).into()), mac);
+            }
+        }
+    }
+
+    /// Every address of every other host, for packets that come from containers.
+    fn hosts(&mut self) {
+        let Some(device) = self.first_device() else { return };
+        let addresses: Vec<_> = self
+            .others()
+            .flat_map(|(host, _)| {
+                host.addresses.iter().map(|address| (*address, hop(&device, host)))
+            })
+            .collect();
+        for (address, hop) in addresses {
+            self.route(TABLE_HOSTS, host_prefix(address), Way::Hop(hop));
+        }
+    }
+
+    /// The prefixes behind other hosts, unless this one is a gateway to them itself.
+    fn gateways(&mut self) {
+        let Some(device) = self.first_device() else { return };
+        let mut prefixes: BTreeMap<Prefix, BTreeSet<Hop>> = BTreeMap::new();
+        for (host, _) in self.others().filter(|(host, _)| host.is(Role::Gateway)) {
+            for prefix in &host.external {
+                prefixes.entry(*prefix).or_default().insert(hop(&device, host));
+            }
+        }
+        for (prefix, gateways) in prefixes {
+            let own = self.host.is(Role::Gateway) && self.host.external.contains(&prefix);
+            let key = RouteKey { table: TABLE_HOSTS, destination: prefix, metric: 0 };
+            if !own && !self.desired.routes.contains_key(&key) {
+                self.route(TABLE_HOSTS, prefix, Way::Gateways(gateways));
+            }
+        }
+    }
+
+    /// Rules and routes of the pools, their blocks and strays.
+    fn pools(&mut self) {
+        let view = self.view;
+        for pool in view.pools.values() {
+            if self.device(&pool.network).is_none() {
+                continue;
+            }
+            let family = pool.family();
+            let rule = |preference, from, table| Rule { family, preference, from, table };
+            for prefix in pool.range.prefixes() {
+                self.desired.rules.insert(rule(PREFERENCE_HOSTS, Some(prefix), TABLE_HOSTS));
+                let key =
+                    RouteKey { table: TABLE_OVERLAY, destination: prefix, metric: METRIC_POOL };
+                let nowhere = WantedRoute { way: Way::Unreachable, source: None };
+                self.desired.routes.insert(key, nowhere);
+            }
+            self.desired.rules.insert(rule(PREFERENCE_OVERLAY, None, TABLE_OVERLAY));
+        }
+        for block in view.blocks.values() {
+            self.overlay(&block.network, block.prefix, &block.host);
+        }
+        // After the blocks: one of a single address is the same route as its stray.
+        for ((network, address), host) in &view.strays {
+            let destination = host_prefix(*address);
+            self.desired.routes.remove(&RouteKey { table: TABLE_OVERLAY, destination, metric: 0 });
+            self.overlay(network, destination, host);
+        }
+    }
+
+    /// A route to what is on another host. What is on this one has its containers' routes.
+    fn overlay(&mut self, network: &NetworkName, destination: Prefix, host: &HostName) {
+        let Some(device) = self.device(network) else { return };
+        let other = self.view.hosts.get(host).filter(|other| other.name != self.host.name);
+        if let Some(other) = other.filter(|other| other.underlay.is_some()) {
+            let way = Way::Hop(hop(&device, other));
+            self.route(TABLE_OVERLAY, destination, way);
+        }
+    }
+
+    fn containers(&mut self) {
+        let view = self.view;
+        for (key, attachment) in view.attachments() {
+            let Some(network) = view.networks.get(&key.network) else { continue };
+            let mut addresses = Vec::new();
+            for held in &attachment.addresses {
+                if let Some(source) = self.source(Family::of(held.address)) {
+                    addresses.push((held.address, source));
+                }
+            }
+            let (uid, group, mac) = (attachment.uid, group_of(network.index), attachment.mac);
+            let container = Container { uid, group, mac, addresses };
+            let ifname = host_ifname(&key.network, &key.container, &key.ifname);
+            self.desired.containers.insert(ifname, container);
+        }
+    }
+
+    /// The devices that lead to the prefixes behind this host, if it is a gateway.
+    fn external_devices(&self) -> BTreeSet<String> {
+        if !self.host.is(Role::Gateway) {
+            return BTreeSet::new();
+        }
+        let external = &self.host.external;
+        let behind = |address: IpAddr| external.iter().any(|prefix| prefix.contains(address));
+        let devices = self.facts.on_devices.iter().filter(|(_, address)| behind(*address));
+        devices.map(|(device, _)| device.clone()).collect()
+    }
+
+    fn settings(&mut self) {
+        let forwarding = &self.facts.forwarding;
+        let setting = |family, device: &str, name, value: &str| {
+            (Setting { family, device: device.to_owned(), name }, value.to_owned())
+        };
+        let mut settings = Vec::new();
+        for device in self.desired.devices.keys() {
+            settings.extend(device_settings(device, forwarding));
+        }
+        if !settings.is_empty() {
+            for device in self.external_devices() {
+                settings.push(setting(Family::V4, &device, "forwarding", "1"));
+                if *forwarding == Forwarding6::PerDevice {
+                    settings.push(setting(Family::V6, &device, "force_forwarding", "1"));
+                }
+            }
+            if let Forwarding6::Global { accept_ra } = forwarding {
+                // Before forwarding is switched on: the kernel drops learned routes at that very moment.
+                let going_on = accept_ra.iter();
+                settings
+                    .extend(going_on.map(|device| setting(Family::V6, device, "accept_ra", "2")));
+                settings.push(setting(Family::V6, "all", "forwarding", "1"));
+            }
+        }
+        self.desired.settings = settings;
+    }
+
+    fn ruleset(&mut self) {
+        let pools = self.view.pools.values().map(|pool| pool.range);
+        let mut pools: Vec<Range> = pools.collect();
+        pools.sort_unstable_by_key(|range| (range.family(), range.bits()));
+        let groups = self.desired.devices.values().map(|device| device.group).collect();
+        let external = self.external_devices();
+        self.desired.ruleset = Ruleset { groups, pools, external };
+    }
+}
+
+fn hop(device: &str, host: &Host) -> Hop {
+    Hop { device: device.to_owned(), via: link_local(host.vtep_mac) }
+}

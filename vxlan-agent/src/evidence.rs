@@ -1,0 +1,97 @@
+//! Pure: which attachments are gone, by what the host itself can see.
+//!
+//! An attachment is ended by the agent's own judgement only if an earlier boot made it, or if it has no interface
+//! and its namespace is gone too: either alone may be a moment in an ADD, or a directory that the agent
+//! does not see. Never more than half of this boot's at once: if that many seem gone, the look is wrong rather.
+
+use limpet_api::book::Attachment;
+use limpet_net_types::{Token, Uid};
+
+use crate::view::Key;
+
+/// What the host can see of its attachments.
+pub(crate) struct Sight<'a> {
+    /// This boot.
+    pub(crate) boot: Token,
+    /// Whether an incarnation has an interface, or one is being made for it.
+    pub(crate) is_there: &'a dyn Fn(Uid) -> bool,
+    /// Whether a namespace is mounted at the path.
+    pub(crate) netns_exists: &'a dyn Fn(&str) -> bool,
+}
+
+/// Which attachments are gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Gone {
+    /// Those to end now.
+    pub(crate) now: Vec<(Key, Uid)>,
+    /// How many more seem gone, and must wait.
+    pub(crate) doubtful: usize,
+}
+
+/// Returns those of `attachments` that are gone. They must be all of the host's, or the half is not the half.
+pub(crate) fn gone<'a>(
+    attachments: impl Iterator<Item = (&'a Key, &'a Attachment)>,
+    sight: &Sight<'_>,
+) -> Gone {
+    let (mut gone, mut of_this_boot, mut total) = (Gone::default(), Vec::new(), 0_usize);
+    for (key, attachment) in attachments {
+        let earlier = attachment.boot != sight.boot;
+        total += usize::from(!earlier);
+        if (sight.is_there)(attachment.uid) {
+            continue;
+        }
+        if earlier {
+            gone.now.push((key.clone(), attachment.uid));
+        } else if !(sight.netns_exists)(&attachment.netns) {
+            of_this_boot.push((key.clone(), attachment.uid));
+        }
+    }
+    let most = total.div_ceil(2);
+    gone.doubtful = of_this_boot.len().saturating_sub(most);
+    of_this_boot.truncate(most);
+    gone.now.append(&mut of_this_boot);
+    gone
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    fn ended(boots: &[u128], there: &[u128], mounted: bool) -> (Vec<u128>, usize) {
+        let attachments: Vec<_> = (1_u8..)
+            .zip(boots)
+            .map(|(n, boot)| {
+                let mut attachment = fixture::attachment(n, n.into());
+                attachment.boot = Token::from_bits(*boot);
+                (Key::of(&attachment), attachment)
+            })
+            .collect();
+        let sight = Sight {
+            boot: Token::from_bits(1),
+            is_there: &|uid| there.contains(&uid.bits()),
+            netns_exists: &|_| mounted,
+        };
+        let gone = gone(attachments.iter().map(|(key, attachment)| (key, attachment)), &sight);
+        (gone.now.into_iter().map(|(_, uid)| uid.bits()).collect(), gone.doubtful)
+    }
+
+    #[test]
+    fn what_an_earlier_boot_made_is_gone_however_much_it_is() {
+        assert_eq!(ended(&[0, 0, 0], &[], true), (vec![1, 2, 3], 0));
+    }
+
+    #[test]
+    fn an_interface_or_a_namespace_is_enough_to_stay() {
+        assert_eq!(ended(&[1, 1], &[1, 2], false), (vec![], 0));
+        assert_eq!(ended(&[1, 1], &[], true), (vec![], 0));
+        assert_eq!(ended(&[0], &[1], false), (vec![], 0));
+    }
+
+    #[test]
+    fn never_more_than_half_of_this_boots_at_once() {
+        assert_eq!(ended(&[1, 1, 1, 1], &[], false), (vec![1, 2], 2));
+        assert_eq!(ended(&[1], &[], false), (vec![1], 0));
+        assert_eq!(ended(&[0, 0, 1, 1], &[], false), (vec![1, 2, 3], 1));
+    }
+}

@@ -1,0 +1,460 @@
+//! Edge: reads the kernel's entries, all of them or an error, and carries out steps in batches.
+//!
+//! It decides nothing: what is to be is [`crate::plan`]'s. Devices have indexes only here.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use limpet_net_types::Family;
+use limpet_rtnl::sysctl::{self, SysctlError};
+use limpet_rtnl::{
+    Address as RtAddress, FdbEntry, Link, LinkChange, LinkKind, Member, Neighbour, NewVxlan,
+    Nexthop as RtNexthop, NexthopKind, OpenError, ReadError, Request, RequestError, Resilient,
+    Route as RtRoute, RouteFilter, RouteTarget, Rule as RtRule, Socket, Vxlan as RtVxlan,
+};
+use tokio::task::JoinError;
+use tracing::debug;
+
+use crate::desired::{Desired, Forwarding6, device_settings};
+use crate::facts::Seen;
+use crate::filter::{Filter, FilterError};
+use crate::layout::{
+    Address, BUCKETS, Device, Fdb, FoundNexthop, Hop, IDLE_SECONDS, Nexthop, PROTOCOL, Route,
+    RouteKey, Rule, Setting, TABLE_HOSTS, TABLE_OVERLAY, Tables, Target, Veth, Vxlan,
+    is_device_name, is_veth_name,
+};
+use crate::resolve::is_known;
+use crate::step::Step;
+
+const TABLE_MAIN: u32 = 254;
+
+/// Why the kernel's entries are not known.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KernelError {
+    /// No netlink socket.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A table was not read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The nftables table was not read.
+    #[error("cannot read the nftables table")]
+    Filter(#[from] FilterError),
+    /// A setting was not read.
+    #[error(transparent)]
+    Setting(#[from] SysctlError),
+    /// A defect.
+    #[error("reading settings ended early")]
+    Task(#[from] JoinError),
+}
+
+/// A step that was not carried out.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot carry out `{step}`")]
+pub(crate) struct StepFailed {
+    /// The step as a command.
+    pub(crate) step: String,
+    source: StepError,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    #[error(transparent)]
+    Setting(#[from] SysctlError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("device {0} is not there")]
+    NoDevice(String),
+    #[error("a device without its VXLAN properties cannot be made")]
+    NotVxlan,
+    #[error(transparent)]
+    Task(#[from] JoinError),
+}
+
+/// Whether the nftables table is read again, which costs a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// It is.
+    Again,
+    /// As it was last time: what woke the agent cannot have changed it.
+    Remembered,
+}
+
+/// What is known of the nftables table.
+#[derive(Debug, Default)]
+enum Remembered {
+    /// Nothing: it was not read, or has been written.
+    #[default]
+    Nothing,
+    /// What was read: the table, or that there is none.
+    Read(Option<String>),
+}
+
+/// The kernel of the network namespace that the program runs in.
+pub(crate) struct Kernel {
+    socket: Socket,
+    filter: Filter,
+    /// The nftables table as it was read last.
+    ruleset: Remembered,
+}
+
+impl Kernel {
+    /// Opens the way to the kernel.
+    pub(crate) fn open() -> Result<Self, KernelError> {
+        Ok(Self {
+            socket: Socket::open()?,
+            filter: Filter::default(),
+            ruleset: Remembered::Nothing,
+        })
+    }
+
+    /// Reads devices, addresses and the main table.
+    pub(crate) async fn seen(&mut self) -> Result<Seen, KernelError> {
+        let main = RouteFilter { table: TABLE_MAIN, protocol: 0 };
+        Ok(Seen {
+            links: self.socket.links().await?,
+            addresses: self.socket.addresses(None).await?,
+            main: self.socket.routes(main).await?,
+        })
+    }
+
+    /// Reads limpet's entries, and the settings that `desired` needs.
+    pub(crate) async fn tables(
+        &mut self,
+        seen: &Seen,
+        desired: &Desired,
+        look: Look,
+    ) -> Result<Tables, KernelError> {
+        let mut tables = Tables::default();
+        take_links(&mut tables, seen);
+        for index in tables.devices.keys().filter_map(|name| seen.index(name)) {
+            for FdbEntry { mac, vtep, .. } in self.socket.fdb(index).await? {
+                tables.fdb.insert(Fdb { device: seen.name(index), mac, vtep });
+            }
+        }
+        for found in self.socket.neighbours(None).await? {
+            let device = seen.name(found.device);
+            let ours = is_device_name(&device) || is_veth_name(&device);
+            if let Some(entry) = found.as_permanent().filter(|_| ours) {
+                tables.neighbours.insert((device, entry.address), entry.mac);
+            }
+        }
+        for found in self.socket.nexthops().await? {
+            let ours = found.protocol == PROTOCOL;
+            tables
+                .nexthops
+                .insert(found.id, FoundNexthop { ours, leads: leads(&found.kind, seen) });
+        }
+        for table in [TABLE_OVERLAY, TABLE_HOSTS] {
+            let filter = RouteFilter { table, protocol: PROTOCOL };
+            let routes = self.socket.routes(filter).await?;
+            tables.routes.extend(routes.iter().map(|route| found_route(route, seen)));
+        }
+        let rules = self.socket.rules().await?;
+        let ours = rules.into_iter().filter(|rule| rule.protocol == PROTOCOL);
+        tables.rules = ours.map(found_rule).collect();
+        tables.settings = read_settings(settings_of(desired, &tables)).await?;
+        tables.ruleset = self.ruleset(look).await?;
+        Ok(tables)
+    }
+
+    async fn ruleset(&mut self, look: Look) -> Result<Option<String>, FilterError> {
+        if let (Look::Remembered, Remembered::Read(ruleset)) = (look, &self.ruleset) {
+            return Ok(ruleset.clone());
+        }
+        let ruleset = self.filter.read().await?;
+        self.ruleset = Remembered::Read(ruleset.clone());
+        Ok(ruleset)
+    }
+
+    /// Carries out steps in their order. One that fails stops none of those after it.
+    pub(crate) async fn carry_out(&mut self, seen: &Seen, steps: &[Step]) -> Vec<StepFailed> {
+        let mut indexes: BTreeMap<String, u32> =
+            seen.links.iter().map(|link| (link.name.clone(), link.index)).collect();
+        let mut failed = Vec::new();
+        let mut rest = steps;
+        while let Some(first) = rest.first() {
+            debug!(%first, "carrying out");
+            let batch = rest.iter().take_while(|step| is_message(step)).count();
+            if batch > 0 {
+                failed.extend(self.send(&indexes, &rest[..batch]).await);
+                rest = &rest[batch..];
+                continue;
+            }
+            if let Err(source) = self.carry_out_one(&mut indexes, first).await {
+                failed.push(StepFailed { step: first.to_string(), source });
+            }
+            rest = &rest[1..];
+        }
+        failed
+    }
+
+    async fn send(&mut self, indexes: &BTreeMap<String, u32>, steps: &[Step]) -> Vec<StepFailed> {
+        let mut failed = Vec::new();
+        let mut requests = Vec::with_capacity(steps.len());
+        let mut sent = Vec::with_capacity(steps.len());
+        for step in steps {
+            match request(step, indexes) {
+                Ok(request) => {
+                    requests.push(request);
+                    sent.push(step);
+                }
+                Err(source) => failed.push(StepFailed { step: step.to_string(), source }),
+            }
+        }
+        let results = self.socket.batch(&requests).await;
+        let refused = sent.into_iter().zip(results).filter_map(|(step, result)| {
+            let source = StepError::Request(result.err()?);
+            Some(StepFailed { step: step.to_string(), source })
+        });
+        failed.extend(refused);
+        failed
+    }
+
+    async fn carry_out_one(
+        &mut self,
+        indexes: &mut BTreeMap<String, u32>,
+        step: &Step,
+    ) -> Result<(), StepError> {
+        match step {
+            Step::NewDevice { name, device, anew } => {
+                if let Some(old) = indexes.remove(name).filter(|_| *anew) {
+                    self.socket.request(&Request::DelLink(old)).await?;
+                }
+                self.socket.request(&Request::NewVxlan(new_vxlan(name, device)?)).await?;
+                let link = self.socket.link_named(name).await?;
+                let link = link.ok_or_else(|| StepError::NoDevice(name.clone()))?;
+                indexes.insert(name.clone(), link.index);
+            }
+            Step::SetSetting(setting, value) => {
+                let (setting, value) = (setting.clone(), value.clone());
+                let written = move || sysctl::ensure(&setting.path(), &value);
+                tokio::task::spawn_blocking(written).await??;
+            }
+            Step::SetRuleset(ruleset) => {
+                // Whatever becomes of it, the next pass looks.
+                self.ruleset = Remembered::Nothing;
+                self.filter.replace(ruleset).await?;
+            }
+            _ => unreachable!("every other step is a message"),
+        }
+        Ok(())
+    }
+}
+
+/// Whether a step is one netlink message, and so can go with others.
+fn is_message(step: &Step) -> bool {
+    !matches!(step, Step::NewDevice { .. } | Step::SetSetting(..) | Step::SetRuleset(_))
+}
+
+fn take_links(tables: &mut Tables, seen: &Seen) {
+    for link in &seen.links {
+        if is_device_name(&link.name) {
+            let device =
+                Device { vxlan: found_vxlan(link), mtu: link.mtu, group: link.group, up: link.up };
+            tables.devices.insert(link.name.clone(), device);
+        } else if is_veth_name(&link.name) && matches!(link.kind, LinkKind::Veth(_)) {
+            let uid = link.alias.as_deref().and_then(|alias| alias.parse().ok());
+            tables.veths.insert(link.name.clone(), Veth { uid, group: link.group, up: link.up });
+        }
+    }
+    for found in &seen.addresses {
+        let device = seen.name(found.address.device);
+        if is_device_name(&device) {
+            let (address, length) = (found.address.address, found.address.length);
+            tables.addresses.insert(Address { device, ip: address, length });
+        }
+    }
+}
+
+fn found_vxlan(link: &Link) -> Option<Vxlan> {
+    let LinkKind::Vxlan(RtVxlan { vni, local, port, learning, checksums }) = link.kind else {
+        return None;
+    };
+    // One that learns or sends without checksums is not one that limpet makes.
+    let plain = !learning && checksums;
+    plain.then_some(Vxlan { vni, local, port, mac: link.mac? })
+}
+
+fn new_vxlan(name: &str, device: &Device) -> Result<NewVxlan, StepError> {
+    let Vxlan { vni, local, port, mac } = device.vxlan.ok_or(StepError::NotVxlan)?;
+    let vxlan = RtVxlan { vni, local, port, learning: false, checksums: true };
+    let (name, mtu, group) = (name.to_owned(), device.mtu, device.group);
+    Ok(NewVxlan { name, mac, mtu, group, vxlan })
+}
+
+fn leads(kind: &NexthopKind, seen: &Seen) -> Nexthop {
+    match kind {
+        NexthopKind::Gateway { device, gateway: std::net::IpAddr::V6(via), onlink: false } => {
+            Nexthop::Hop(Hop { device: seen.name(*device), via: *via })
+        }
+        NexthopKind::Group { members, resilient: Some(resilient) }
+            if resilient.buckets == BUCKETS && members.iter().all(|member| member.weight == 1) =>
+        {
+            Nexthop::Group(members.iter().map(|member| member.id).collect())
+        }
+        _ => Nexthop::Other,
+    }
+}
+
+fn found_route(route: &RtRoute, seen: &Seen) -> Route {
+    let RtRoute { table, destination, metric, source, .. } = *route;
+    let target = match route.target {
+        RouteTarget::Nexthop(id) => Target::Nexthop(id),
+        RouteTarget::Device { index, gateway: None, onlink: false } => {
+            Target::Link(seen.name(index))
+        }
+        RouteTarget::Unreachable => Target::Unreachable,
+        _ => Target::Other,
+    };
+    Route { key: RouteKey { table, destination, metric }, target, source }
+}
+
+fn found_rule(rule: RtRule) -> Rule {
+    let RtRule { family, preference, from, table, .. } = rule;
+    Rule { family, preference, from, table }
+}
+
+/// The settings that matter: those that are wanted, and those of the containers that are there.
+fn settings_of(desired: &Desired, found: &Tables) -> Vec<Setting> {
+    let mut settings: Vec<_> =
+        desired.settings.iter().map(|(setting, _)| setting.clone()).collect();
+    let forwarding = desired.forwarding.clone().unwrap_or(Forwarding6::PerDevice);
+    let known = found.veths.iter().filter(|(name, veth)| is_known(desired, name, veth));
+    for (name, _) in known {
+        let of_it = device_settings(name, &forwarding);
+        settings.extend(of_it.into_iter().map(|(setting, _)| setting));
+    }
+    settings
+}
+
+/// The values of the settings that exist.
+async fn read_settings(settings: Vec<Setting>) -> Result<Vec<(Setting, String)>, KernelError> {
+    let read = move || {
+        let mut found = Vec::with_capacity(settings.len());
+        for setting in settings {
+            match sysctl::read(&setting.path()) {
+                Ok(value) => found.push((setting, value)),
+                // The device has gone meanwhile, or is still to be made.
+                Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(found)
+    };
+    tokio::task::spawn_blocking(read).await?
+}
+
+/// A step as the message that it is.
+fn request(step: &Step, indexes: &BTreeMap<String, u32>) -> Result<Request, StepError> {
+    let at =
+        |name: &str| indexes.get(name).copied().ok_or_else(|| StepError::NoDevice(name.to_owned()));
+    Ok(match step {
+        Step::ChangeDevice { name, mtu, group, up } => {
+            let (mtu, group, up) = (*mtu, *group, up.then_some(true));
+            let no_link_local = up.is_some();
+            Request::ChangeLink(LinkChange {
+                mtu,
+                group,
+                up,
+                no_link_local,
+                ..LinkChange::of(at(name)?)
+            })
+        }
+        Step::DelDevice(name) => Request::DelLink(at(name)?),
+        Step::SetAddress(Address { device, ip, length }) => {
+            let (device, address, length) = (at(device)?, *ip, *length);
+            Request::SetAddress(RtAddress { device, address, length, no_dad: true })
+        }
+        Step::SetFdb(entry) => Request::SetFdb(fdb_entry(entry, at(&entry.device)?)),
+        Step::DelFdb(entry) => Request::DelFdb(fdb_entry(entry, at(&entry.device)?)),
+        Step::SetNeighbour { device, address, mac } => {
+            let (device, address, mac) = (at(device)?, *address, *mac);
+            Request::SetNeighbour(Neighbour { device, address, mac, protocol: PROTOCOL })
+        }
+        Step::DelNeighbour { device, address } => {
+            // Only device and address count.
+            let (mac, device) = (limpet_net_types::Mac::GATEWAY, at(device)?);
+            Request::DelNeighbour(Neighbour { device, address: *address, mac, protocol: 0 })
+        }
+        Step::SetNexthop(id, leads) => {
+            let kind = nexthop_kind(leads, &at)?;
+            Request::SetNexthop(RtNexthop { id: *id, protocol: PROTOCOL, kind })
+        }
+        Step::DelNexthop(id) => Request::DelNexthop(*id),
+        Step::SetRoute(route) => Request::SetRoute(rt_route(route, &at)?),
+        Step::DelRoute(route) => Request::DelRoute(rt_route(route, &at)?),
+        Step::SetRule(rule) => Request::SetRule(rt_rule(*rule)),
+        Step::DelRule(rule) => Request::DelRule(rt_rule(*rule)),
+        Step::NewDevice { .. } | Step::SetSetting(..) | Step::SetRuleset(_) => {
+            unreachable!("no message: `is_message` says so")
+        }
+    })
+}
+
+fn fdb_entry(entry: &Fdb, device: u32) -> FdbEntry {
+    FdbEntry { device, mac: entry.mac, vtep: entry.vtep, permanent: true }
+}
+
+fn nexthop_kind(
+    leads: &Nexthop,
+    at: &impl Fn(&str) -> Result<u32, StepError>,
+) -> Result<NexthopKind, StepError> {
+    Ok(match leads {
+        Nexthop::Hop(Hop { device, via }) => {
+            NexthopKind::Gateway { device: at(device)?, gateway: (*via).into(), onlink: false }
+        }
+        Nexthop::Group(members) => NexthopKind::Group {
+            members: members.iter().map(|id| Member { id: *id, weight: 1 }).collect(),
+            resilient: Some(Resilient {
+                buckets: BUCKETS,
+                idle_timer: std::time::Duration::from_secs(IDLE_SECONDS.into()),
+            }),
+        },
+        Nexthop::Other => NexthopKind::Other,
+    })
+}
+
+fn rt_route(
+    route: &Route,
+    at: &impl Fn(&str) -> Result<u32, StepError>,
+) -> Result<RtRoute, StepError> {
+    let RouteKey { table, destination, metric } = route.key;
+    let target = match &route.target {
+        Target::Nexthop(id) => RouteTarget::Nexthop(*id),
+        Target::Link(device) => RouteTarget::link(at(device)?),
+        Target::Unreachable => RouteTarget::Unreachable,
+        Target::Other => RouteTarget::Other,
+    };
+    let (protocol, source) = (PROTOCOL, route.source);
+    Ok(RtRoute { table, protocol, destination, target, source, metric })
+}
+
+fn rt_rule(rule: Rule) -> RtRule {
+    let Rule { family, preference, from, table } = rule;
+    RtRule { family, preference, from, table, protocol: PROTOCOL }
+}
+
+/// How the kernel can be told to forward IPv6.
+pub(crate) async fn forwarding(seen: &Seen) -> Result<Forwarding6, KernelError> {
+    let names: Vec<_> = seen.links.iter().map(|link| link.name.clone()).collect();
+    let setting =
+        |device: &str, name| Setting { family: Family::V6, device: device.to_owned(), name };
+    let probe = read_settings(vec![setting("all", "force_forwarding")]).await?;
+    if !probe.is_empty() {
+        return Ok(Forwarding6::PerDevice);
+    }
+    let accept: Vec<_> = names
+        .iter()
+        .filter(|name| !is_device_name(name) && !is_veth_name(name))
+        .map(|name| setting(name, "accept_ra"))
+        .collect();
+    let accept = read_settings(accept).await?.into_iter();
+    // Also those that were told before: they are to stay told.
+    let accept = accept.filter(|(_, value)| value == "1" || value == "2");
+    Ok(Forwarding6::Global { accept_ra: accept.map(|(setting, _)| setting.device).collect() })
+}

@@ -1,0 +1,166 @@
+//! Edge: `limpet-agent`: one per host; keeps the host's kernel equal to what the controller says, and passes the CNI
+//! plugin's requests on. It is never on the way of a packet: the kernel carries them alone.
+//!
+//! | module | |
+//! |---|---|
+//! | [`config`], [`identity`] | arguments; who this host is |
+//! | [`facts`], [`view`] | what the host is; what is known of the cluster |
+//! | [`desired`], [`resolve`], [`plan`], [`step`], [`nft`], [`layout`] | what the kernel should have, and the steps to it |
+//! | [`kernel`], [`filter`], [`veths`] | the kernel |
+//! | [`run`], [`watch`], [`upkeep`] | the loops; [`agent`] is where they meet |
+//! | [`socket`], [`attachments`], [`flights`], [`evidence`] | the plugin's requests |
+//! | [`dry_run`] | `limpet-agent plan` |
+
+mod agent;
+mod attachments;
+mod config;
+mod desired;
+mod dry_run;
+mod evidence;
+mod facts;
+mod filter;
+#[cfg(test)]
+mod fixture;
+mod flights;
+mod identity;
+mod kernel;
+mod layout;
+#[cfg(test)]
+mod model;
+mod nft;
+mod plan;
+mod resolve;
+mod run;
+mod socket;
+mod step;
+mod upkeep;
+mod veths;
+mod view;
+mod watch;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
+
+use crate::agent::{Agent, Identity};
+use crate::config::{Cli, Config, Verb};
+use crate::socket::Serving;
+use crate::veths::Veths;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run_program(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "limpet-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_program(cli: Cli) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&cli.config.log)
+        .with_context(|| format!("reading the log filter {:?}", cli.config.log))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    cli.config.check()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    match cli.verb {
+        None => runtime.block_on(serve(cli.config)),
+        Some(Verb::Plan) => runtime.block_on(dry_run::run(cli.config)),
+    }
+}
+
+/// Who this host is, made on its first start.
+fn identity(config: &Config) -> anyhow::Result<Identity> {
+    let hostname =
+        std::fs::read_to_string("/proc/sys/kernel/hostname").context("reading the hostname")?;
+    let install = config.state_dir.join("install-id");
+    Ok(Identity {
+        host: config.host_name(&hostname)?,
+        install: identity::token_in(&install).context("finding out which installation this is")?,
+        boot: identity::token_in(&config.boot_id_file).context("finding out which boot this is")?,
+    })
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let identity = identity(&config)?;
+    let listener = socket::listen(&config.socket).await?;
+    info!(host = %identity.host, socket = %config.socket.display(), "starting");
+    let agent = Arc::new(Agent::new(config, identity));
+    let veths = Arc::new(Veths::default());
+    let dead = Arc::new(Notify::new());
+    let stop = CancellationToken::new();
+    let serving =
+        Serving { agent: Arc::clone(&agent), veths: Arc::clone(&veths), dead: Arc::clone(&dead) };
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(watch::run(Arc::clone(&agent), stop.clone()));
+    tasks.spawn(run::run(Arc::clone(&agent), Arc::clone(&dead), stop.clone()));
+    tasks.spawn(upkeep::run(Arc::clone(&agent), Arc::clone(&veths), stop.clone()));
+    tasks.spawn(upkeep::bury(veths, dead, stop.clone()));
+    tasks.spawn(socket::serve(listener, serving, stop.clone()));
+    tasks.spawn(tell_when_ready(agent, stop.clone()));
+
+    let ended = tokio::select! {
+        signal = stopped() => signal.context("waiting for signals"),
+        // Every task goes on until it is told to stop.
+        ended = task_ended(&mut tasks) => ended,
+    };
+    notify(&[NotifyState::Stopping]);
+    info!("stopping; the kernel stays as it is");
+    stop.cancel();
+    while tasks.join_next().await.is_some() {}
+    ended
+}
+
+/// Waits for a task that ends of itself, which is a defect: only the whole program is of use.
+async fn task_ended(tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
+    loop {
+        match tasks.join_next().await {
+            Some(Err(error)) => return Err(error).context("a task of the agent died"),
+            Some(Ok(())) => {}
+            None => anyhow::bail!("all tasks of the agent ended"),
+        }
+    }
+}
+
+async fn stopped() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Tells systemd that the host has joined and its kernel is as it should be.
+async fn tell_when_ready(agent: Arc<Agent>, stop: CancellationToken) {
+    let mut passes = agent.passes.subscribe();
+    let ready = passes.wait_for(|pass| pass.count > 0);
+    if let Some(Ok(_)) = stop.run_until_cancelled(ready).await {
+        info!("ready");
+        notify(&[NotifyState::Ready]);
+    }
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    // Without systemd there is nobody to tell, and that is no failure.
+    if let Err(error) = sd_notify::notify(states) {
+        warn!(%error, "cannot notify systemd");
+    }
+}

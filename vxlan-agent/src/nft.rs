@@ -1,0 +1,108 @@
+//! Pure: the nftables table `inet limpet` as text.
+//!
+//! What it says: a container sends from its own addresses only; nobody outside limpet's devices sends from a
+//! pool; and what is for containers comes from limpet's devices, from a device of a gateway that leads to what
+//! is behind it, or because another program translated its destination. Everything goes by interface group, so
+//! the table is the same however many containers there are. [`crate::filter`] reads and replaces it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use limpet_net_types::{Family, Range};
+
+/// The name of the table, with its family.
+pub(crate) const TABLE: &str = "inet limpet";
+
+/// What the table says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ruleset {
+    /// The interface groups of the networks.
+    pub(crate) groups: BTreeSet<u32>,
+    /// The pools, IPv4 first, in their order.
+    pub(crate) pools: Vec<Range>,
+    /// The devices that lead to what is behind this gateway.
+    pub(crate) external: BTreeSet<String>,
+}
+
+/// As `nft` lists it, but for white space.
+impl fmt::Display for Ruleset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pools = |family| {
+            self.pools
+                .iter()
+                .filter(move |pool| pool.family() == family)
+                .map(|pool| interval(*pool))
+        };
+        writeln!(f, "table {TABLE} {{")?;
+        set(f, "set pools4", "ipv4_addr flags interval", pools(Family::V4))?;
+        set(f, "set pools6", "ipv6_addr flags interval", pools(Family::V6))?;
+        set(f, "set networks", "devgroup", self.groups.iter().map(u32::to_string))?;
+        // A name that nft's language cannot quote is none that a device of a gateway has.
+        let names = self.external.iter().filter(|name| !name.contains(['"', '\\', '*']));
+        set(f, "set external", "ifname", names.map(|name| format!("\"{name}\"")))?;
+        let verdicts = self.groups.iter().map(|group| format!("{group} : accept"));
+        set(f, "map from", "devgroup : verdict", verdicts)?;
+        f.write_str(CHAINS)
+    }
+}
+
+/// After marks and connection tracking, before routing; and where the packets of others pass.
+const CHAINS: &str = r#"chain prerouting {
+type filter hook prerouting priority -150; policy accept;
+iifgroup != @networks ip saddr @pools4 fib saddr type != local drop
+iifgroup != @networks ip6 saddr @pools6 fib saddr type != local drop
+iifname "lc*" fib saddr . iif oif missing drop
+}
+chain forward {
+type filter hook forward priority 0; policy accept;
+iifgroup vmap @from
+ct status dnat accept
+oifgroup @networks iifname != @external drop
+}
+}
+"#;
+
+impl Ruleset {
+    /// The table in the form in which [`squeezed`] leaves a listing.
+    pub(crate) fn listing(&self) -> String {
+        squeezed(&self.to_string())
+    }
+
+    /// What `nft -f` takes: the table is there all the time, old or new and never half.
+    pub(crate) fn replacement(&self) -> String {
+        // Deleting what is not there fails, so it is made first; nft before 1.0.8 knows no `destroy`.
+        format!("add table {TABLE}\ndelete table {TABLE}\n{self}")
+    }
+}
+
+/// A text with every run of white space as one blank: nft breaks lines as it likes.
+pub(crate) fn squeezed(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn set(
+    f: &mut fmt::Formatter<'_>,
+    head: &str,
+    kind: &str,
+    elements: impl Iterator<Item = String>,
+) -> fmt::Result {
+    let elements: Vec<_> = elements.collect();
+    writeln!(f, "{head} {{")?;
+    match kind.split_once(" flags ") {
+        Some((kind, flags)) => writeln!(f, "type {kind}\nflags {flags}")?,
+        None => writeln!(f, "type {kind}")?,
+    }
+    if !elements.is_empty() {
+        writeln!(f, "elements = {{ {} }}", elements.join(", "))?;
+    }
+    f.write_str("}\n")
+}
+
+/// A range as an element of an interval set.
+fn interval(range: Range) -> String {
+    match range.as_prefix() {
+        _ if range.size() == 1 => range.first().to_string(),
+        Some(prefix) => prefix.to_string(),
+        None => format!("{}-{}", range.first(), range.last()),
+    }
+}

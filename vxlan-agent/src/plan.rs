@@ -1,0 +1,216 @@
+//! Pure: the steps that turn the kernel's entries into those that should be.
+//!
+//! Everything is set before anything is deleted, and within each what is needed comes before what needs it: a
+//! working path is never taken away before its replacement is there, and none is there by halves.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::desired::Desired;
+use crate::layout::{
+    Device, GROUP_OF_THE_DEAD, Nexthop, Route, RouteKey, Setting, TABLE_HOSTS, TABLE_OVERLAY,
+    Tables, Target,
+};
+use crate::resolve::{is_known, resolve};
+use crate::step::Step;
+
+/// Returns the steps that turn `found` into what is desired; none if they agree.
+pub(crate) fn plan(desired: &Desired, found: &Tables) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let remade = remade(desired, found);
+    // What goes away with a device that is made anew is to be set again in the same pass.
+    let found = &without(found, &remade);
+    let wanted = resolve(desired, found);
+    set_devices(&mut steps, &wanted, found, &remade);
+    set_ruleset(&mut steps, desired, found);
+    set_ways(&mut steps, &wanted, found);
+    set_routes(&mut steps, &wanted, found);
+    delete(&mut steps, desired, &wanted, found);
+    steps
+}
+
+/// The devices that are not what they should be in what cannot be changed.
+fn remade(desired: &Desired, found: &Tables) -> BTreeSet<String> {
+    let wrong = found.devices.iter().filter(|(name, device)| {
+        desired.devices.get(*name).is_some_and(|wanted| wanted.vxlan != device.vxlan)
+    });
+    wrong.map(|(name, _)| name.clone()).collect()
+}
+
+/// What is left when these devices are gone: the kernel takes along what is on them, and what leads by them.
+pub(crate) fn without(found: &Tables, devices: &BTreeSet<String>) -> Tables {
+    let mut left = found.clone();
+    if devices.is_empty() {
+        return left;
+    }
+    left.devices.retain(|name, _| !devices.contains(name));
+    left.addresses.retain(|address| !devices.contains(&address.device));
+    left.fdb.retain(|entry| !devices.contains(&entry.device));
+    left.neighbours.retain(|(device, _), _| !devices.contains(device));
+    left.settings.retain(|(setting, _)| !devices.contains(&setting.device));
+    let on_them =
+        |nexthop: &Nexthop| matches!(nexthop, Nexthop::Hop(hop) if devices.contains(&hop.device));
+    left.nexthops.retain(|_, nexthop| !on_them(&nexthop.leads));
+    prune(&mut left);
+    left
+}
+
+/// Takes what needs nexthops that are gone: members out of groups, empty groups, routes.
+pub(crate) fn prune(tables: &mut Tables) {
+    let hops: BTreeSet<u32> = tables.nexthops.keys().copied().collect();
+    for nexthop in tables.nexthops.values_mut() {
+        if let Nexthop::Group(members) = &mut nexthop.leads {
+            members.retain(|id| hops.contains(id));
+        }
+    }
+    tables.nexthops.retain(|_, nexthop| nexthop.leads != Nexthop::Group(BTreeSet::new()));
+    let left: BTreeSet<u32> = tables.nexthops.keys().copied().collect();
+    tables.routes.retain(|route| match route.target {
+        Target::Nexthop(id) => left.contains(&id),
+        _ => true,
+    });
+}
+
+fn set_devices(steps: &mut Vec<Step>, wanted: &Tables, found: &Tables, remade: &BTreeSet<String>) {
+    for (name, device) in &wanted.devices {
+        if !found.devices.contains_key(name) {
+            let (name, device) = (name.clone(), *device);
+            let anew = remade.contains(&name);
+            steps.push(Step::NewDevice { name, device, anew });
+        }
+    }
+    // Also before the devices come up: they must not be configured by what arrives on them.
+    for (setting, value) in &wanted.settings {
+        if found.setting(setting) != Some(value) && may_exist(setting, found, wanted) {
+            steps.push(Step::SetSetting(setting.clone(), value.clone()));
+        }
+    }
+    for (name, device) in &wanted.devices {
+        let new = Device { up: false, ..*device };
+        let now = found.devices.get(name).copied().unwrap_or(new);
+        if now != *device {
+            let mtu = (now.mtu != device.mtu).then_some(device.mtu);
+            let group = (now.group != device.group).then_some(device.group);
+            steps.push(Step::ChangeDevice { name: name.clone(), mtu, group, up: !now.up });
+        }
+    }
+    for (name, veth) in &wanted.veths {
+        if found.veths.get(name).is_some_and(|now| now.group != veth.group) {
+            let (mtu, group) = (None, Some(veth.group));
+            steps.push(Step::ChangeDevice { name: name.clone(), mtu, group, up: false });
+        }
+    }
+    let addresses = wanted.addresses.difference(&found.addresses);
+    steps.extend(addresses.cloned().map(Step::SetAddress));
+}
+
+/// Whether the kernel has the setting, as far as can be said: those of devices to be made were not found.
+fn may_exist(setting: &Setting, found: &Tables, wanted: &Tables) -> bool {
+    let new = wanted.devices.contains_key(&setting.device)
+        && !found.devices.contains_key(&setting.device);
+    new || found.setting(setting).is_some()
+}
+
+fn set_ruleset(steps: &mut Vec<Step>, desired: &Desired, found: &Tables) {
+    if found.ruleset.as_ref() != Some(&desired.ruleset.listing()) {
+        steps.push(Step::SetRuleset(desired.ruleset.clone()));
+    }
+}
+
+/// FDB and neighbour entries, then the nexthops that need them, then the groups that need those.
+fn set_ways(steps: &mut Vec<Step>, wanted: &Tables, found: &Tables) {
+    let fdb = wanted.fdb.difference(&found.fdb);
+    steps.extend(fdb.cloned().map(Step::SetFdb));
+    let neighbours =
+        wanted.neighbours.iter().filter(|(key, mac)| found.neighbours.get(*key) != Some(mac));
+    steps.extend(neighbours.map(|((device, address), mac)| Step::SetNeighbour {
+        device: device.clone(),
+        address: *address,
+        mac: *mac,
+    }));
+    let missing =
+        wanted.nexthops.iter().filter(|(id, nexthop)| found.nexthops.get(id) != Some(nexthop));
+    let (groups, hops): (Vec<_>, Vec<_>) =
+        missing.partition(|(_, nexthop)| matches!(nexthop.leads, Nexthop::Group(_)));
+    let set = |(id, nexthop): (&u32, &crate::layout::FoundNexthop)| {
+        Step::SetNexthop(*id, nexthop.leads.clone())
+    };
+    steps.extend(hops.into_iter().map(set));
+    steps.extend(groups.into_iter().map(set));
+}
+
+/// Ways before dead ends, and the rules that lead to both last.
+fn set_routes(steps: &mut Vec<Step>, wanted: &Tables, found: &Tables) {
+    let missing = wanted.routes.difference(&found.routes);
+    let (nowhere, ways): (Vec<_>, Vec<_>) =
+        missing.partition(|route| route.target == Target::Unreachable);
+    steps.extend(ways.into_iter().chain(nowhere).cloned().map(Step::SetRoute));
+    steps.extend(wanted.rules.difference(&found.rules).copied().map(Step::SetRule));
+}
+
+/// What leads somewhere goes before that which it leads to.
+fn delete(steps: &mut Vec<Step>, desired: &Desired, wanted: &Tables, found: &Tables) {
+    steps.extend(found.rules.difference(&wanted.rules).copied().map(Step::DelRule));
+
+    let gone: Vec<_> = surplus_routes(desired, wanted, found).collect();
+    let (nowhere, ways): (Vec<_>, Vec<_>) =
+        gone.into_iter().partition(|route| route.target == Target::Unreachable);
+    steps.extend(ways.into_iter().chain(nowhere).cloned().map(Step::DelRoute));
+
+    let surplus =
+        found.nexthops.iter().filter(|(id, n)| n.ours && !wanted.nexthops.contains_key(id));
+    let (groups, hops): (Vec<_>, Vec<_>) =
+        surplus.partition(|(_, nexthop)| matches!(nexthop.leads, Nexthop::Group(_)));
+    steps.extend(groups.into_iter().chain(hops).map(|(id, _)| Step::DelNexthop(*id)));
+
+    // Entries of a device that goes go with it.
+    let stays = |device: &String| wanted.devices.contains_key(device);
+    let neighbours = found.neighbours.keys().filter(|key| !wanted.neighbours.contains_key(*key));
+    let neighbours = neighbours.filter(|(device, _)| stays(device));
+    steps.extend(
+        neighbours.map(|(device, address)| Step::DelNeighbour {
+            device: device.clone(),
+            address: *address,
+        }),
+    );
+    let kept: BTreeSet<_> = wanted.fdb.iter().map(|entry| (&entry.device, entry.mac)).collect();
+    let fdb = found.fdb.iter().filter(|entry| {
+        // An entry of the same MAC address was replaced, not added.
+        stays(&entry.device) && !kept.contains(&(&entry.device, entry.mac))
+    });
+    steps.extend(fdb.cloned().map(Step::DelFdb));
+    let devices = found.devices.keys().filter(|name| !stays(name));
+    steps.extend(devices.cloned().map(Step::DelDevice));
+}
+
+/// The routes that should not be: not those that setting replaces, and not those of interfaces whose containers
+/// are not known to this host. Those may be newer than what it knows, and go with their interfaces.
+fn surplus_routes<'a>(
+    desired: &'a Desired,
+    wanted: &'a Tables,
+    found: &'a Tables,
+) -> impl Iterator<Item = &'a Route> {
+    let mut count: BTreeMap<RouteKey, usize> = BTreeMap::new();
+    for route in &found.routes {
+        *count.entry(route.key).or_default() += 1;
+    }
+    let keys: BTreeSet<RouteKey> = wanted.routes.iter().map(|route| route.key).collect();
+    let stranger = |route: &Route| match &route.target {
+        Target::Link(device) => {
+            found.veths.get(device).is_some_and(|veth| !is_known(desired, device, veth))
+        }
+        _ => false,
+    };
+    found.routes.iter().filter(move |route| {
+        let replaced = keys.contains(&route.key) && count.get(&route.key) == Some(&1);
+        let ours = matches!(route.key.table, TABLE_OVERLAY | TABLE_HOSTS);
+        ours && !wanted.routes.contains(*route) && !replaced && !stranger(route)
+    })
+}
+
+/// Whether interfaces wait for their deletion.
+pub(crate) fn has_dead(found: &Tables) -> bool {
+    found.veths.values().any(|veth| veth.group == GROUP_OF_THE_DEAD)
+}
+
+#[cfg(test)]
+mod tests;

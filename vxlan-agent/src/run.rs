@@ -1,0 +1,206 @@
+//! Edge: one pass after another: read the kernel, plan, carry out; whenever something may be different.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use limpet_rtnl::{Change, Event, Monitor, Table};
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use crate::agent::{Agent, Pass, sentence};
+use crate::desired::{Desired, HostFacts, desired};
+use crate::facts::Seen;
+use crate::kernel::{Kernel, KernelError, Look, forwarding};
+use crate::layout::{PROTOCOL, Tables, device_name, is_device_name, is_veth_name};
+use crate::plan::{has_dead, plan};
+use crate::step::Step;
+
+/// How often the kernel is checked even if nothing says that anything changed.
+///
+/// What is missed at most so long: a setting that somebody wrote, an nftables table that somebody flushed.
+const RESYNC: Duration = Duration::from_secs(30);
+
+/// How long the kernel's own changes are gathered: making one container changes it a dozen times.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// The pause after a failure.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What a pass costs at most: a fifth of the time.
+const SHARE: u32 = 4;
+
+/// Keeps the kernel right until `stop`. A pass is never cut short.
+///
+/// `dead` is rung when there are interfaces to bury.
+pub(crate) async fn run(agent: Arc<Agent>, dead: Arc<Notify>, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        if let Err(error) = passes(&agent, &dead, &stop).await {
+            error!(error = sentence(&error), "cannot speak with the kernel, trying on");
+            agent.passes.send_modify(|pass| pass.failures = vec![sentence(&error)]);
+            let _ = stop.run_until_cancelled(sleep(RETRY)).await;
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error(transparent)]
+    Monitor(#[from] limpet_rtnl::MonitorError),
+}
+
+async fn passes(agent: &Agent, dead: &Notify, stop: &CancellationToken) -> Result<(), RunError> {
+    // Listening begins before the first reading: what changes in between is heard.
+    let mut monitor = Monitor::open()?;
+    let mut kernel = Kernel::open()?;
+    let mut resync = interval(RESYNC);
+    resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut due: Option<Instant> = None;
+    let mut ours: Vec<u32> = Vec::new();
+    let mut gather = GATHER;
+    loop {
+        let at = due.unwrap_or_else(|| Instant::now() + RESYNC);
+        // All may be dropped: none has taken anything until its arm runs.
+        let look = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _ = resync.tick() => Look::Again,
+            () = agent.look.notified() => Look::Remembered,
+            () = sleep_until(at), if due.is_some() => Look::Remembered,
+            event = monitor.next() => {
+                let event = event?;
+                if concerns(event, &ours) {
+                    due.get_or_insert_with(|| Instant::now() + gather);
+                }
+                continue;
+            }
+        };
+        due = None;
+        let begun = Instant::now();
+        match pass(agent, &mut kernel, look).await {
+            Ok(done) => {
+                ours = done.ours;
+                if done.dead {
+                    dead.notify_one();
+                }
+            }
+            Err(error) => {
+                report_failures(agent, vec![sentence(&error)]);
+                due = Some(Instant::now() + RETRY);
+            }
+        }
+        gather = GATHER.max(begun.elapsed() * SHARE);
+    }
+}
+
+/// Whether the kernel's change may have to do with limpet. `ours` are the devices that do.
+fn concerns(event: Event, ours: &[u32]) -> bool {
+    let Event::Changed(Change { table, device, protocol, .. }) = event else { return true };
+    match table {
+        Table::Link | Table::Address | Table::Rule => true,
+        Table::Route | Table::Nexthop => protocol == Some(PROTOCOL),
+        // The underlay's neighbours come and go all the time.
+        Table::Neighbour => device.is_none_or(|device| ours.contains(&device)),
+    }
+}
+
+/// What a pass saw.
+#[derive(Default)]
+struct Done {
+    /// The indexes of the devices whose neighbours are of interest.
+    ours: Vec<u32>,
+    /// Whether interfaces wait for their deletion.
+    dead: bool,
+}
+
+async fn pass(agent: &Agent, kernel: &mut Kernel, look: Look) -> Result<Done, KernelError> {
+    let seen = kernel.seen().await?;
+    let Some(desired) = outlook(agent, &seen).await? else { return Ok(Done::default()) };
+    let found = kernel.tables(&seen, &desired, look).await?;
+    let steps = plan(&desired, &found);
+    if !steps.is_empty() {
+        info!(steps = steps.len(), "making the kernel right");
+    }
+    let failed = kernel.carry_out(&seen, &steps).await;
+    let failures = failed.iter().map(|failed| sentence(failed)).collect::<Vec<String>>();
+    report(agent, &desired, (&steps, failures), &found);
+    let of_limpet = |name: &str| is_device_name(name) || is_veth_name(name);
+    let ours = seen.links.iter().filter(|link| of_limpet(&link.name)).map(|link| link.index);
+    Ok(Done { ours: ours.collect(), dead: has_dead(&found) })
+}
+
+/// What should be, with where the host is reached as it is now. None while the cluster is not known.
+pub(crate) async fn outlook(agent: &Agent, seen: &Seen) -> Result<Option<Desired>, KernelError> {
+    let reach = seen.reach(&agent.choice);
+    if agent.reached(reach.clone().map_err(|error| error.to_string())) {
+        match &reach {
+            Ok(reach) => info!(underlay = %reach.underlay, mtu = reach.mtu, "reached at"),
+            Err(error) => warn!(%error, "not reached"),
+        }
+        // What the host said of itself when it joined is not so any more.
+        agent.rejoin.notify_one();
+    }
+    let Ok(reach) = reach else { return Ok(None) };
+    let facts = HostFacts {
+        name: agent.identity.host.clone(),
+        underlay_mtu: reach.mtu,
+        addresses: reach.addresses,
+        on_devices: reach.on_devices,
+        forwarding: forwarding(seen).await?,
+    };
+    let mut state = agent.state();
+    let wanted = desired(&state.view, &facts);
+    state.facts = Some(facts);
+    Ok(wanted)
+}
+
+fn report(agent: &Agent, desired: &Desired, done: (&[Step], Vec<String>), found: &Tables) {
+    let (steps, failures) = done;
+    let new = steps.iter().filter_map(|step| match step {
+        Step::NewDevice { name, .. } => Some(name),
+        _ => None,
+    });
+    let failed =
+        |name: &str| failures.iter().any(|words| words.contains(&format!("ip link add {name} ")));
+    let there = found.devices.keys().chain(new.filter(|name| !failed(name)));
+    let devices = there.filter(|name| desired.devices.contains_key(*name)).cloned().collect();
+    let problems: Vec<String> = desired.problems.iter().map(ToString::to_string).collect();
+    let before = agent.passes.borrow().problems.clone();
+    for problem in problems.iter().filter(|problem| !before.contains(problem)) {
+        warn!(problem, "cannot lay everything out");
+    }
+    report_failures(agent, failures);
+    agent.passes.send_modify(|pass| {
+        *pass = Pass { count: pass.count + 1, devices, problems, failures: pass.failures.clone() };
+    });
+}
+
+/// Notes what failed, and logs what is new of it.
+fn report_failures(agent: &Agent, failures: Vec<String>) {
+    let before = agent.passes.borrow().failures.clone();
+    for failure in failures.iter().filter(|failure| !before.contains(failure)) {
+        error!(failure, "the kernel is not as it should be");
+    }
+    if failures.is_empty() && !before.is_empty() {
+        info!("the kernel is right again");
+    }
+    debug!(failures = failures.len(), "pass done");
+    agent.passes.send_modify(|pass| pass.failures = failures);
+}
+
+/// The commands that would make the kernel right now; none are carried out.
+pub(crate) async fn commands(
+    desired: &Desired,
+    seen: &Seen,
+    kernel: &mut Kernel,
+) -> Result<Vec<String>, KernelError> {
+    let found = kernel.tables(seen, desired, Look::Again).await?;
+    Ok(plan(desired, &found).iter().map(ToString::to_string).collect())
+}
+
+/// Whether the device of a network is there.
+pub(crate) fn is_ready(pass: &Pass, index: limpet_net_types::NetworkIndex) -> bool {
+    pass.devices.contains(&device_name(index))
+}

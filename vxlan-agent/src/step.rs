@@ -1,0 +1,117 @@
+//! Pure: one change of the kernel, which prints as the command that it equals.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use limpet_net_types::{Family, Mac};
+
+use crate::layout::{Address, Device, Fdb, Nexthop, PROTOCOL, Route, Rule, Setting, Vxlan};
+use crate::nft::Ruleset;
+
+/// One change. Setting replaces, and deleting what is not there succeeds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Makes a network's device. `anew`: there is one of the name, which goes first.
+    NewDevice {
+        name: String,
+        device: Device,
+        anew: bool,
+    },
+    /// Changes a device; what is not named stays.
+    ChangeDevice {
+        name: String,
+        mtu: Option<u32>,
+        group: Option<u32>,
+        up: bool,
+    },
+    DelDevice(String),
+    SetSetting(Setting, String),
+    SetAddress(Address),
+    SetRuleset(Ruleset),
+    SetFdb(Fdb),
+    DelFdb(Fdb),
+    SetNeighbour {
+        device: String,
+        address: IpAddr,
+        mac: Mac,
+    },
+    DelNeighbour {
+        device: String,
+        address: IpAddr,
+    },
+    SetNexthop(u32, Nexthop),
+    DelNexthop(u32),
+    SetRoute(Route),
+    DelRoute(Route),
+    SetRule(Rule),
+    DelRule(Rule),
+}
+
+/// The command; of the nftables table the whole text that `nft` reads.
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NewDevice { name, device, anew } => {
+                if *anew {
+                    write!(f, "ip link del {name} && ")?;
+                }
+                new_device(f, name, device)
+            }
+            Self::ChangeDevice { name, mtu, group, up } => {
+                write!(f, "ip link set {name}")?;
+                if let Some(mtu) = mtu {
+                    write!(f, " mtu {mtu}")?;
+                }
+                if let Some(group) = group {
+                    write!(f, " group {group}")?;
+                }
+                f.write_str(if *up { " addrgenmode none up" } else { "" })
+            }
+            Self::DelDevice(name) => write!(f, "ip link del {name}"),
+            Self::SetSetting(setting, value) => write!(f, "sysctl -w {setting}={value}"),
+            Self::SetAddress(Address { device, ip, length }) => {
+                write!(f, "ip address replace {ip}/{length} dev {device} nodad")
+            }
+            Self::SetRuleset(ruleset) => {
+                let text = ruleset.replacement().replace('\n', "; ").replace("{; ", "{ ");
+                write!(f, "nft '{}'", text.trim_end_matches("; "))
+            }
+            Self::SetFdb(entry) => write!(f, "bridge fdb replace {entry} self permanent"),
+            Self::DelFdb(entry) => write!(f, "bridge fdb del {entry} self"),
+            Self::SetNeighbour { device, address, mac } => {
+                let kind = format!("nud permanent protocol {PROTOCOL}");
+                write!(f, "ip neigh replace {address} lladdr {mac} dev {device} {kind}")
+            }
+            Self::DelNeighbour { device, address } => {
+                write!(f, "ip neigh del {address} dev {device}")
+            }
+            Self::SetNexthop(id, nexthop) => {
+                write!(f, "ip nexthop replace id {id} {nexthop} protocol {PROTOCOL}")
+            }
+            Self::DelNexthop(id) => write!(f, "ip nexthop del id {id}"),
+            Self::SetRoute(route) => {
+                write!(f, "ip {}route replace {route}", dash(route.key.destination.family()))
+            }
+            Self::DelRoute(route) => {
+                write!(f, "ip {}route del {route}", dash(route.key.destination.family()))
+            }
+            Self::SetRule(rule) => write!(f, "ip {}rule add {rule}", dash(rule.family)),
+            Self::DelRule(rule) => write!(f, "ip {}rule del {rule}", dash(rule.family)),
+        }
+    }
+}
+
+fn new_device(f: &mut fmt::Formatter<'_>, name: &str, device: &Device) -> fmt::Result {
+    let Device { vxlan, mtu, group, .. } = device;
+    // A device without is only ever found.
+    let Some(Vxlan { vni, local, port, mac }) = vxlan else { return Ok(()) };
+    write!(f, "ip link add {name} address {mac} mtu {mtu} group {group} type vxlan")?;
+    write!(f, " id {vni} local {local} dstport {port} nolearning")
+}
+
+fn dash(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "",
+        Family::V6 => "-6 ",
+    }
+}

@@ -1,0 +1,233 @@
+//! Edge: what the agent does about attachments without being asked by a plugin: it answers the controller's
+//! questions, ends what is gone, and has the dead buried.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use limpet_api::book::AttachmentKey;
+use limpet_api::client::{Call, ClientError, Method};
+use limpet_api::host::{Ask, EndRequest, Ended, PresentRequest};
+use limpet_api::{ErrorCode, paths};
+use limpet_net_types::Uid;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::agent::{Agent, Patience, api_error, sentence};
+use crate::evidence::{Sight, gone};
+use crate::veths::{VethError, Veths, netns_exists};
+use crate::view::Key;
+
+/// How often everything is looked through.
+const ROUND: Duration = Duration::from_secs(30);
+
+/// How long to wait before trying again what did not succeed.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How long the dead wait for company: one deletion costs the kernel as much as a hundred at once.
+const WAKE: Duration = Duration::from_millis(500);
+
+/// Sees to attachments until `stop`.
+pub(crate) async fn run(agent: Arc<Agent>, veths: Arc<Veths>, stop: CancellationToken) {
+    let mut round = interval(ROUND);
+    round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut again: Option<Instant> = None;
+    let mut judged = 0;
+    loop {
+        let at = again.unwrap_or_else(|| Instant::now() + ROUND);
+        // All may be dropped: what they ring for is looked up, not carried by the bell.
+        let whole = tokio::select! {
+            () = stop.cancelled() => return,
+            _ = round.tick() => true,
+            () = agent.tend.notified() => false,
+            () = sleep_until(at), if again.is_some() => false,
+        };
+        // A judgement at each join, as soon as the watch has told of everything before it.
+        let joins = current_join(&agent);
+        let judging = whole || joins.is_some_and(|joins| joins != judged);
+        let done = tend(&agent, &veths, judging).await;
+        if let (true, true, Some(joins)) = (done.is_ok(), judging, joins) {
+            judged = joins;
+        }
+        again = match done {
+            Ok(true) => None,
+            Ok(false) => Some(Instant::now() + RETRY),
+            Err(error) => {
+                warn!(error = sentence(&error), "cannot look at the containers' interfaces");
+                Some(Instant::now() + RETRY)
+            }
+        };
+    }
+}
+
+/// Deletes the dead half a second after they are heard of, until `stop`.
+pub(crate) async fn bury(
+    veths: Arc<Veths>,
+    dead: Arc<tokio::sync::Notify>,
+    stop: CancellationToken,
+) {
+    let burying = async {
+        loop {
+            dead.notified().await;
+            sleep(WAKE).await;
+            if let Err(error) = veths.bury().await {
+                warn!(error = sentence(&error), "cannot delete interfaces that are gone");
+            }
+        }
+    };
+    // What is not deleted now is deleted by the next agent.
+    let _ = stop.run_until_cancelled(burying).await;
+}
+
+/// The number of the session, once the watch has told of all that was before it.
+fn current_join(agent: &Agent) -> Option<u64> {
+    let state = agent.state();
+    let session = state.contact.session.as_ref()?;
+    let (store, revision) = state.view.position()?;
+    (store == session.store && revision >= session.revision).then(|| *agent.joins.borrow())
+}
+
+/// One look. Returns whether nothing is left to try again.
+async fn tend(agent: &Agent, veths: &Veths, judging: bool) -> Result<bool, VethError> {
+    let asks: Vec<Ask> =
+        agent.state().view.asks.values().filter(|ask| !ask.present).cloned().collect();
+    let mut done = true;
+    if !asks.is_empty() || judging {
+        let living = veths.living().await?;
+        if judging {
+            judge(agent, &|uid| living.contains(&uid));
+        }
+        for ask in asks {
+            let uid = ask.attachment.uid;
+            let there = living.contains(&uid) || agent.state().flights.has(uid);
+            done &= answer(agent, &ask, there).await;
+        }
+    }
+    let endings: Vec<(Uid, Key)> =
+        agent.state().endings.iter().map(|(uid, key)| (*uid, key.clone())).collect();
+    for (uid, key) in endings {
+        match end(agent, &key, uid).await {
+            Ok(()) => {}
+            Err(error) => {
+                debug!(%uid, error = sentence(&error), "cannot end an attachment yet");
+                return Ok(false);
+            }
+        }
+    }
+    Ok(done)
+}
+
+/// Lists for their end the attachments that are gone.
+fn judge(agent: &Agent, living: &dyn Fn(Uid) -> bool) {
+    if current_join(agent).is_none() {
+        return;
+    }
+    let mut state = agent.state();
+    let boot = agent.identity.boot;
+    let is_there = |uid| living(uid) || state.flights.has(uid);
+    let sight = Sight { boot, is_there: &is_there, netns_exists: &netns_exists };
+    let mut gone = gone(state.view.attachments(), &sight);
+    // A DEL came when nothing was known of them yet.
+    let told = state
+        .view
+        .attachments()
+        .filter(|(key, attachment)| state.forgotten.contains(*key) && !is_there(attachment.uid));
+    gone.now.extend(told.map(|(key, attachment)| (key.clone(), attachment.uid)));
+    state.forgotten.clear();
+    if gone.doubtful > 0 {
+        warn!(
+            waiting = gone.doubtful,
+            "more than half of this host's attachments seem gone: ending half of them now"
+        );
+    }
+    for (key, uid) in gone.now {
+        info!(%uid, container = %key.container, network = %key.network, "attachment is gone");
+        state.endings.insert(uid, key);
+    }
+}
+
+/// Answers a question of the controller's. Returns whether it took the answer.
+async fn answer(agent: &Agent, ask: &Ask, there: bool) -> bool {
+    let uid = ask.attachment.uid;
+    let outcome =
+        if there { present(agent, uid).await } else { end(agent, &key_of(ask), uid).await };
+    match outcome {
+        Ok(()) => {
+            info!(%uid, there, "asked about an attachment");
+            if let Some(ask) = agent.state().view.asks.get_mut(&uid) {
+                ask.present = there;
+            }
+            true
+        }
+        Err(error) => {
+            warn!(%uid, error = sentence(&error), "cannot answer about an attachment");
+            false
+        }
+    }
+}
+
+fn key_of(ask: &Ask) -> Key {
+    let AttachmentKey { network, container, ifname, .. } = ask.attachment.key.clone();
+    Key { network, container, ifname }
+}
+
+async fn present(agent: &Agent, uid: Uid) -> Result<(), ClientError> {
+    let session = agent.session().map_err(ClientError::Refused)?;
+    let path = paths::ask(&agent.identity.host, uid);
+    let call = Call::with_body(Method::POST, path, &PresentRequest { session })?;
+    let answer = agent.ask::<serde::de::IgnoredAny>(&call, Patience::Short).await;
+    match settled(agent, session, answer) {
+        // The question is settled already.
+        Err(ClientError::Refused(error)) if error.code == ErrorCode::AttachmentNotFound => Ok(()),
+        other => other.map(|_| ()),
+    }
+}
+
+/// Ends an attachment at the controller; one that is unknown there has ended.
+pub(crate) async fn end(agent: &Agent, key: &Key, uid: Uid) -> Result<(), ClientError> {
+    let session = agent.session().map_err(ClientError::Refused)?;
+    let host = agent.identity.host.clone();
+    let Key { network, container, ifname } = key.clone();
+    let path = paths::claim(&AttachmentKey { host, network, container, ifname });
+    let call = Call::new(Method::DELETE, path).with_query(&EndRequest { session, uid })?;
+    let answer = agent.ask::<Ended>(&call, Patience::Short).await;
+    let revision = match settled(agent, session, answer) {
+        Ok(ended) => Some(ended.revision),
+        Err(ClientError::Refused(error)) if error.code == ErrorCode::AttachmentNotFound => None,
+        Err(error) => return Err(error),
+    };
+    let mut state = agent.state();
+    state.endings.remove(&uid);
+    if let Some(revision) = revision {
+        state.view.ended(uid, revision);
+    }
+    Ok(())
+}
+
+/// Gives up a session that the controller says is over.
+fn settled<A>(
+    agent: &Agent,
+    session: limpet_net_types::Token,
+    answer: Result<A, ClientError>,
+) -> Result<A, ClientError> {
+    if let Err(ClientError::Refused(error)) = &answer
+        && error.code == ErrorCode::SessionLost
+    {
+        agent.spoil(session);
+    }
+    answer
+}
+
+/// Ends an attachment now if that can be done in time, or else lists it for its end.
+pub(crate) async fn end_or_list(agent: &Agent, key: &Key, uid: Uid) -> bool {
+    match end(agent, key, uid).await {
+        Ok(()) => true,
+        Err(error) => {
+            let reason = api_error(error);
+            info!(%uid, %reason, "an attachment is ended later");
+            agent.state().endings.insert(uid, key.clone());
+            agent.tend.notify_one();
+            false
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Edge: the host's ends of containers' veth pairs: which incarnations have one, and the burial of the dead.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
+
+use limpet_net_types::Uid;
+use limpet_rtnl::{LinkKind, OpenError, ReadError, Request, RequestError, Socket};
+use tokio::sync::Mutex;
+
+use crate::layout::{GROUP_OF_THE_DEAD, is_veth_name};
+
+/// Why it is not known which interfaces there are.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VethError {
+    /// No netlink socket.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The devices were not listed.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The kernel did not delete.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+}
+
+/// The containers' interfaces. Not the reconciler's socket, which is busy for as long as a pass takes.
+#[derive(Default)]
+pub(crate) struct Veths(Mutex<Option<Socket>>);
+
+impl Veths {
+    /// The incarnations that have an interface, the dead not counted.
+    pub(crate) async fn living(&self) -> Result<BTreeSet<Uid>, VethError> {
+        let mut kept = self.0.lock().await;
+        let mut socket = kept.take().map_or_else(Socket::open, Ok)?;
+        let links = socket.links().await?;
+        *kept = Some(socket);
+        let living = links.iter().filter(|link| {
+            let veth = is_veth_name(&link.name) && matches!(link.kind, LinkKind::Veth(_));
+            veth && link.group != GROUP_OF_THE_DEAD
+        });
+        Ok(living.filter_map(|link| link.alias.as_deref()?.parse().ok()).collect())
+    }
+
+    /// Deletes the interfaces that only wait for it, all in one message.
+    pub(crate) async fn bury(&self) -> Result<(), VethError> {
+        // A socket of its own: the kernel takes 20 ms and more, and ADD asks for the living meanwhile.
+        let mut socket = Socket::open()?;
+        Ok(socket.request(&Request::DelLinkGroup(GROUP_OF_THE_DEAD)).await?)
+    }
+}
+
+/// Whether a network namespace is mounted at this path.
+///
+/// A plain file of the name is what unmounting leaves behind. Whatever else cannot be looked at counts as there:
+/// an attachment is not ended by an error.
+pub(crate) fn netns_exists(path: &str) -> bool {
+    let of_namespaces = std::fs::metadata("/proc/self/ns/net").map(|own| own.dev());
+    match (std::fs::metadata(path), of_namespaces) {
+        (Ok(found), Ok(device)) => found.dev() == device,
+        (Err(error), _) => error.kind() != std::io::ErrorKind::NotFound,
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_is_one_only_where_it_is_mounted() {
+        assert!(netns_exists("/proc/self/ns/net"));
+        assert!(!netns_exists("/proc/self/status"));
+        assert!(!netns_exists("/run/netns/there-is-none-of-this-name"));
+    }
+}

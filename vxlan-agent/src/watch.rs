@@ -1,0 +1,204 @@
+//! Edge: joins the host to the cluster, says that it is alive, and takes in what the controller tells.
+//!
+//! Nothing here stops the kernel from being what it was: while no controller answers, all goes on with what is known.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use limpet_api::client::{Call, ClientError, Method};
+use limpet_api::host::{HEARTBEAT_SECONDS, Heartbeat, Session, WatchLine, WatchQuery};
+use limpet_api::{ErrorCode, paths};
+use limpet_net_types::Token;
+use tokio::time::{Instant, interval_at, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use crate::agent::{Agent, Patience, sentence};
+use crate::view::ViewError;
+
+/// How long a watch may say nothing: three of the controller's heartbeats.
+const SILENCE: Duration = Duration::from_secs(3 * HEARTBEAT_SECONDS);
+
+/// How long to wait for the host's addresses before looking again.
+const NO_REACH: Duration = Duration::from_secs(5);
+
+/// Pauses that grow: a controller that comes back is found within a second, and not stormed.
+struct Pause(Duration);
+
+impl Pause {
+    const SHORTEST: Duration = Duration::from_millis(100);
+    const LONGEST: Duration = Duration::from_secs(2);
+
+    fn new() -> Self {
+        Self(Self::SHORTEST)
+    }
+
+    async fn take(&mut self) {
+        sleep(self.0).await;
+        self.0 = (self.0 * 2).min(Self::LONGEST);
+    }
+}
+
+/// Why a session is to be opened anew.
+#[derive(Debug)]
+enum Ended {
+    /// The controller says that it is over.
+    Refused(ClientError),
+    /// The agent itself wants another one.
+    Asked,
+}
+
+/// Joins and stays joined until `stop`.
+pub(crate) async fn run(agent: Arc<Agent>, stop: CancellationToken) {
+    // Dropping a request is safe: a session that was opened and not heard of is replaced by the next one.
+    let _ = stop.run_until_cancelled(stay(&agent)).await;
+}
+
+async fn stay(agent: &Agent) {
+    let mut pause = Pause::new();
+    let mut complaint = String::new();
+    loop {
+        match join(agent).await {
+            Ok(Some(session)) => {
+                let (host, revision) = (&session.host.name, session.revision);
+                info!(%host, revision, "joined");
+                complaint.clear();
+                let ended = keep(agent, &session).await;
+                if let Ended::Refused(error) = ended {
+                    warn!(error = sentence(&error), "the session is over, joining again");
+                    pause.take().await;
+                } else {
+                    pause = Pause::new();
+                }
+            }
+            Ok(None) => {
+                // The next pass finds out where the host is reached, and rings.
+                let _ = timeout(NO_REACH, agent.rejoin.notified()).await;
+            }
+            Err(error) => {
+                let words = sentence(&error);
+                if words != complaint {
+                    error!(error = words, "cannot join, trying on");
+                    complaint = words;
+                }
+                pause.take().await;
+            }
+        }
+    }
+}
+
+/// Opens a session; none while it is not known where the host is reached.
+async fn join(agent: &Agent) -> Result<Option<Session>, ClientError> {
+    // A bell that was rung before now is heard by this very request.
+    let _ = timeout(Duration::ZERO, agent.rejoin.notified()).await;
+    let Some(request) = agent.session_request() else { return Ok(None) };
+    let path = paths::session(&agent.identity.host);
+    let call = Call::with_body(Method::POST, path, &request)?;
+    match agent.ask::<Session>(&call, Patience::Long).await {
+        Ok(session) => {
+            agent.joined(session.clone());
+            Ok(Some(session))
+        }
+        Err(error) => {
+            if let ClientError::Refused(reason) = &error {
+                // One that cannot serve has not said no.
+                if !reason.code.is_transient() {
+                    agent.refused(reason.clone());
+                }
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Keeps a session alive and watches until it is over.
+async fn keep(agent: &Agent, session: &Session) -> Ended {
+    // The others may be dropped at any point: a heartbeat or a line that is lost is sent or asked for again.
+    tokio::select! {
+        error = heartbeats(agent, session.session) => Ended::Refused(error),
+        () = watch(agent) => unreachable!("a watch goes on until it is dropped"),
+        () = agent.rejoin.notified() => Ended::Asked,
+    }
+}
+
+/// Says that the host is alive until the controller refuses to hear it.
+async fn heartbeats(agent: &Agent, session: Token) -> ClientError {
+    let every = Duration::from_secs(HEARTBEAT_SECONDS);
+    let mut beat = interval_at(Instant::now() + every, every);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let path = paths::heartbeat(&agent.identity.host);
+    loop {
+        beat.tick().await;
+        let call = match Call::with_body(Method::POST, path.clone(), &Heartbeat { session }) {
+            Ok(call) => call,
+            Err(error) => return error,
+        };
+        match agent.ask::<serde::de::IgnoredAny>(&call, Patience::Short).await {
+            Ok(_) => {}
+            Err(ClientError::Refused(error))
+                if error.code == ErrorCode::SessionLost || !error.code.is_transient() =>
+            {
+                return ClientError::Refused(error);
+            }
+            Err(error) => debug!(error = sentence(&error), "no answer to a heartbeat"),
+        }
+    }
+}
+
+/// Watches, reconnecting for ever.
+async fn watch(agent: &Agent) {
+    let mut pause = Pause::new();
+    let mut complaint = String::new();
+    let mut anew = false;
+    loop {
+        match stream(agent, anew, &mut complaint).await {
+            Ok(()) => {
+                // An orderly end: the controller restarts.
+                anew = false;
+                pause = Pause::new();
+            }
+            Err(WatchError::View(error)) => {
+                anew = matches!(error, ViewError::OtherStore { .. });
+                warn!(%error, "the watch does not follow on what is known");
+            }
+            Err(WatchError::Client(error)) => {
+                let words = sentence(&error);
+                if words != complaint {
+                    warn!(error = words, "the watch broke, trying on");
+                    complaint = words;
+                }
+            }
+        }
+        pause.take().await;
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum WatchError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    View(#[from] ViewError),
+}
+
+/// One connection of the watch, to its end. `anew` asks for a snapshot.
+async fn stream(agent: &Agent, anew: bool, complaint: &mut String) -> Result<(), WatchError> {
+    let position = agent.state().view.position().filter(|_| !anew);
+    let (store, since) = position.unzip();
+    let call = Call::new(Method::GET, paths::watch(&agent.identity.host))
+        .with_query(&WatchQuery { store, since })?;
+    let mut lines = agent.streams().lines(&call).await?;
+    while let Some(line) = lines.next::<WatchLine>(SILENCE).await? {
+        agent.heard();
+        if !complaint.is_empty() {
+            info!("the watch is back");
+            complaint.clear();
+        }
+        let changed = agent.state().view.apply(line)?;
+        if changed {
+            agent.look.notify_one();
+            agent.tend.notify_one();
+        }
+    }
+    Ok(())
+}
