@@ -229,6 +229,12 @@ fn plan(attachment: &Attachment) -> String {
     )
 }
 
+/// The name, which is the container's ID where the workload has none, and then as short as that.
+fn name(attachment: &Attachment) -> String {
+    let name = attachment.name.as_str();
+    if name == attachment.key.container.as_str() { table::short(name) } else { name.to_owned() }
+}
+
 /// The table of attachments.
 pub(crate) fn rows(attachments: &Answers<Attachment>) -> String {
     let rows = attachments.items.iter().map(|Answer { record, .. }| {
@@ -236,7 +242,7 @@ pub(crate) fn rows(attachments: &Answers<Attachment>) -> String {
             table::addresses(&record.addresses),
             record.key.network.to_string(),
             record.namespace.to_string(),
-            table::short(record.name.as_str()),
+            name(record),
             record.key.host.to_string(),
             table::short(record.key.container.as_str()),
             record.key.ifname.to_string(),

@@ -8,7 +8,10 @@ use serde::Serialize;
 /// What stands where there is nothing.
 pub(crate) const NONE: &str = "-";
 
-/// How many characters of a container's ID are shown in tables; runtimes show as many.
+/// The longest ID that is shown whole in tables: what people choose is shorter, what runtimes draw has 64.
+const WHOLE: usize = 24;
+
+/// How many characters of a longer one are shown; runtimes show as many.
 const SHORT: usize = 13;
 
 /// Columns without borders, two spaces apart, as wide as their widest cell.
@@ -89,9 +92,10 @@ pub(crate) fn word(value: &impl Serialize) -> String {
     json.as_str().map_or_else(|| json.to_string(), str::to_owned)
 }
 
-/// The beginning of an ID.
+/// An ID, or the beginning of a long one.
 pub(crate) fn short(id: &str) -> String {
-    id.chars().take(SHORT).collect()
+    let shown = if id.chars().count() <= WHOLE { WHOLE } else { SHORT };
+    id.chars().take(shown).collect()
 }
 
 /// A count; from 2^32 on the power of two nearest to it, since nobody reads twenty digits.
