@@ -38,7 +38,7 @@ mod veths;
 mod view;
 mod watch;
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -71,7 +71,11 @@ fn main() -> ExitCode {
 fn run_program(cli: Cli) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&cli.config.log)
         .with_context(|| format!("reading the log filter {:?}", cli.config.log))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
     cli.config.check()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
