@@ -7,13 +7,17 @@
 //! was not told is decided again. Requests are made to be decided again: what has happened
 //! already is found under the caller's own names and has the same answer.
 
+#[cfg(test)]
+mod tests;
+
+use std::error::Error;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use limpet_api::{ApiError, ErrorCode, FleetTime, Span};
 use limpet_net_types::Uid;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::time::{self, MissedTickBehavior};
+use tokio::time::{self, Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -319,10 +323,13 @@ impl Keeper {
                 },
                 Err(error) => {
                     let unknown = matches!(error, CommitError::Unknown(_));
-                    error!(error = &error as &dyn std::error::Error, "commit failed");
+                    let cause: &(dyn Error + 'static) = &error;
+                    error!(error = cause, "commit failed");
                     batch = members.into_iter().map(|member| member.pending).collect();
                     if unknown {
-                        batch.iter_mut().for_each(|pending| pending.doubt());
+                        for pending in &mut batch {
+                            pending.doubt();
+                        }
                     }
                 }
             }
@@ -413,7 +420,8 @@ impl Keeper {
                     return Reloaded::Yes;
                 }
                 Err(error) => {
-                    warn!(error = &error as &dyn std::error::Error, retry_in = ?PAUSE, "cannot read the store again");
+                    let cause: &(dyn Error + 'static) = &error;
+                    warn!(error = cause, retry_in = ?PAUSE, "cannot read the store again");
                 }
             }
             // Both may be dropped: neither holds anything.

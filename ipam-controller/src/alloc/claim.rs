@@ -147,7 +147,7 @@ impl Claimant<'_> {
                 return Ok(Outcome::Done(mine.record.clone()));
             }
             let about = AttachmentRef { key: self.key.clone(), uid: mine.record.uid };
-            return ask(self.state, draft, about, patience, |about| self.still_there(about));
+            return ask(self.state, draft, about, patience, still_there);
         }
         one_per_family(&self.wanted.addresses)?;
         let chosen = match self.reservation(draft) {
@@ -230,8 +230,8 @@ impl Claimant<'_> {
                     let pool = asked_for(state, network, address, pool.copied())?;
                     (pool, pick::Pick { address, block: None })
                 }
-                (None, Some(pool)) => (*pool, self.from_pool(pool)?),
-                (None, None) => self.from_serving(family)?,
+                (None, Some(pool)) => (*pool, self.pick_from(pool)?),
+                (None, None) => self.pick_served(family)?,
             };
             draft.rely_on(&Subject::Pool(pool.record.name.clone()), Some(pool.revision));
             chosen.sticky &=
@@ -243,14 +243,14 @@ impl Claimant<'_> {
         Ok(chosen)
     }
 
-    fn from_pool(&self, pool: &PoolEntry) -> Result<pick::Pick, ApiError> {
+    fn pick_from(&self, pool: &PoolEntry) -> Result<pick::Pick, ApiError> {
         if pool.record.state == PoolState::Draining {
             return refuse(ErrorCode::NoPool, draining(pool));
         }
         pick::next(self.state, self.state.now(), pool, &self.key.host)
     }
 
-    fn from_serving(&self, family: Family) -> Result<(&PoolEntry, pick::Pick), ApiError> {
+    fn pick_served(&self, family: Family) -> Result<(&PoolEntry, pick::Pick), ApiError> {
         let workload = Workload {
             namespace: &self.wanted.namespace,
             name: self.wanted.name.as_ref(),
@@ -258,7 +258,7 @@ impl Claimant<'_> {
         };
         let mut last = None;
         for pool in serving(self.state, &self.key.network, family, workload)? {
-            match self.from_pool(pool) {
+            match self.pick_from(pool) {
                 Ok(pick) => return Ok((pool, pick)),
                 Err(full) => last = Some(full),
             }
@@ -330,16 +330,16 @@ impl Claimant<'_> {
         ApiError::new(ErrorCode::ReservationHeld, text)
             .with_details(json!({ "host": host, "container": container, "ifname": ifname }))
     }
+}
 
-    fn still_there(&self, mine: &AttachmentRef) -> ApiError {
-        let AttachmentKey { host, container, ifname, .. } = &mine.key;
-        let text = format!(
-            "interface {ifname} of container {container} on host {host} is attached already, \
-             and its host has not ended it"
-        );
-        ApiError::new(ErrorCode::AttachmentPresent, text)
-            .with_details(json!({ "host": host, "container": container, "ifname": ifname }))
-    }
+fn still_there(mine: &AttachmentRef) -> ApiError {
+    let AttachmentKey { host, container, ifname, .. } = &mine.key;
+    let text = format!(
+        "interface {ifname} of container {container} on host {host} is attached already, \
+         and its host has not ended it"
+    );
+    ApiError::new(ErrorCode::AttachmentPresent, text)
+        .with_details(json!({ "host": host, "container": container, "ifname": ifname }))
 }
 
 /// Asks the host of `about` whether it is there; refuses with `held` when that took too long.

@@ -14,6 +14,8 @@ pub(crate) mod reserve;
 
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod scenarios;
 
 use limpet_api::book::AttachmentRef;
 

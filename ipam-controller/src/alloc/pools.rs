@@ -36,7 +36,7 @@ pub(crate) fn named<'a>(
     network: &NetworkName,
     names: &[PoolName],
 ) -> Result<BTreeMap<Family, &'a PoolEntry>, ApiError> {
-    let mut named = BTreeMap::new();
+    let mut pools = BTreeMap::new();
     for name in names {
         let Some(pool) = state.pool(name) else {
             return refuse(ErrorCode::PoolNotFound, format!("there is no pool {name}"));
@@ -47,13 +47,13 @@ pub(crate) fn named<'a>(
             return refuse(ErrorCode::Invalid, text);
         }
         let family = pool.record.family();
-        if let Some(other) = named.insert(family, pool) {
+        if let Some(other) = pools.insert(family, pool) {
             let text =
                 format!("pools {} and {name} are both of {family}: ask for one", other.record.name);
             return refuse(ErrorCode::Invalid, text);
         }
     }
-    Ok(named)
+    Ok(pools)
 }
 
 /// Returns the pools of a family that may serve `workload`, to be tried in this order.

@@ -64,6 +64,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
         if body.is_empty() {
             return Err(bad("the body is empty, JSON is needed"));
         }
+        // The JSON library takes a list for an object whose fields come in their order, in which
+        // no misspelt name would be noticed.
+        if body.trim_ascii_start().first() != Some(&b'{') {
+            return Err(bad("the body is not a JSON object"));
+        }
         serde_json::from_slice(&body).map(Self).map_err(|error| bad(&format!("body: {error}")))
     }
 }

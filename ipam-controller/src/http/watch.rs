@@ -174,12 +174,10 @@ impl Watching {
     /// The head is read before the queue: whatever it counts as told was in the queue by then.
     fn beat(&mut self) -> Bytes {
         let head = *self.head.borrow();
-        match self.queue.try_recv() {
-            Ok(line) => self.tell(line),
-            Err(_) => {
-                self.told = self.told.max(head);
-                Line::heartbeat(self.store, self.told).bytes
-            }
+        if let Ok(line) = self.queue.try_recv() {
+            return self.tell(line);
         }
+        self.told = self.told.max(head);
+        Line::heartbeat(self.store, self.told).bytes
     }
 }

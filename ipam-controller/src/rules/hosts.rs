@@ -151,3 +151,85 @@ pub(super) fn may_be(state: &State, host: &Host) -> Result<(), ApiError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use limpet_net_types::Family;
+
+    use super::*;
+    use crate::state::sample::{Sample, name};
+
+    #[test]
+    fn a_host_is_a_node_unless_it_is_said_otherwise() {
+        let mut sample = Sample::new();
+        let spec = HostSpec::default();
+        let host = sample.decided(|state| create(state, &name("a"), &spec)).unwrap().record;
+        assert!(host.is(Role::Node));
+        assert_eq!((host.underlay, host.primary(Family::V4)), (None, None));
+        sample.decided(|state| create(state, &name("a"), &spec)).unwrap();
+        let other = HostSpec { roles: [Role::Member].into(), ..HostSpec::default() };
+        let error = sample.decided(|state| create(state, &name("a"), &other)).unwrap_err();
+        assert_eq!(error.code, ErrorCode::HostExists);
+    }
+
+    #[test]
+    fn external_prefixes_need_the_gateway_role() {
+        let mut sample = Sample::new();
+        let spec = HostSpec { external: [name("10.9.0.0/24")].into(), ..HostSpec::default() };
+        let error = sample.decided(|state| create(state, &name("g"), &spec)).unwrap_err();
+        assert_eq!(error.code, ErrorCode::Invalid);
+        let spec = HostSpec { roles: [Role::Gateway].into(), ..spec };
+        sample.decided(|state| create(state, &name("g"), &spec)).unwrap();
+        let spec = HostSpec { roles: [Role::Gateway].into(), ..spec };
+        sample.decided(|state| create(state, &name("g2"), &spec)).unwrap();
+        let none = HostChange { roles: Some([].into()), ..HostChange::default() };
+        let error = sample.decided(|state| change(state, &name("g"), &none)).unwrap_err();
+        assert_eq!(error.code, ErrorCode::Invalid);
+    }
+
+    #[test]
+    fn an_external_prefix_inside_a_pool_is_refused() {
+        let mut sample = Sample::new();
+        sample.network("blue");
+        sample.pool("p", "10.9.0.0/16", |_| {});
+        let spec = |external: &str| HostSpec {
+            roles: [Role::Gateway].into(),
+            external: [name(external)].into(),
+            ..HostSpec::default()
+        };
+        let error = sample.decided(|state| create(state, &name("g"), &spec("10.9.1.0/24")));
+        assert_eq!(error.unwrap_err().code, ErrorCode::HostAddressConflict);
+        sample.decided(|state| create(state, &name("g"), &spec("10.0.0.0/8"))).unwrap();
+    }
+
+    #[test]
+    fn a_host_that_goes_takes_its_session_and_blocks_along() {
+        let mut sample = Sample::new();
+        sample.network("blue");
+        sample.host("a");
+        sample.pool("p", "10.0.0.0/24", |_| {});
+        let block = limpet_api::host::Block {
+            pool: name("p"),
+            network: name("blue"),
+            prefix: name("10.0.0.4/30"),
+            host: name("a"),
+        };
+        sample.put(&Subject::Block(name("p"), block.prefix), &block);
+        sample.decided(|state| delete(state, &name("a"))).unwrap();
+        assert_eq!(sample.state().blocks().count(), 0);
+        assert!(sample.state().session(&name("a")).is_none());
+        let error = sample.decided(|state| delete(state, &name("a"))).unwrap_err();
+        assert_eq!(error.code, ErrorCode::HostNotFound);
+    }
+
+    #[test]
+    fn no_two_hosts_have_one_vtep_mac_address() {
+        let mut sample = Sample::new();
+        sample.host("a");
+        let derived = vtep_mac(sample.state(), &name("b"));
+        sample.change_host("a", |host| host.vtep_mac = derived);
+        let spec = HostSpec::default();
+        let host = sample.decided(|state| create(state, &name("b"), &spec)).unwrap().record;
+        assert_ne!(host.vtep_mac, derived);
+    }
+}

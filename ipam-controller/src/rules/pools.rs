@@ -254,3 +254,154 @@ pub(super) fn is_host_address(address: IpAddr) -> bool {
     let family = Family::of(address);
     !never.any(|never| never.family() == family && never.contains(address))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::sample::{Sample, name};
+
+    fn spec(range: &str) -> PoolSpec {
+        PoolSpec {
+            network: name("blue"),
+            range: name(range),
+            exclude: vec![],
+            block_size: None,
+            sticky: limpet_api::config::Sticky::Auto,
+            retention: None,
+            cooldown: None,
+            select: limpet_api::config::Select::default(),
+            priority: 0,
+        }
+    }
+
+    fn made(sample: &mut Sample, pool: &str, spec: &PoolSpec) -> Result<Pool, ApiError> {
+        let before = sample.state().clone();
+        let made = sample.decided(|state| create(state, &name(pool), spec));
+        if made.is_err() {
+            assert_eq!(*sample.state(), before, "a refusal changes nothing");
+        }
+        made.map(|entry| entry.record)
+    }
+
+    fn code(sample: &mut Sample, spec: &PoolSpec) -> ErrorCode {
+        made(sample, "new", spec).unwrap_err().code
+    }
+
+    fn sample() -> Sample {
+        let mut sample = Sample::new();
+        sample.network("blue");
+        sample.network("red");
+        sample.host("a");
+        sample.change_host("a", |host| {
+            host.underlay = Some(name("192.0.2.1"));
+            host.addresses = vec![name("198.51.100.1"), name("2001:db8::1")];
+            host.external = [name("203.0.113.0/24")].into();
+        });
+        sample
+    }
+
+    #[test]
+    fn overlapping_pools_are_refused_in_whichever_network() {
+        let mut sample = sample();
+        made(&mut sample, "p", &spec("10.0.0.0/24")).unwrap();
+        made(&mut sample, "q", &spec("fd00::/64")).unwrap();
+        for range in ["10.0.0.0/16", "10.0.0.255..10.0.1.3", "fd00::1..fd00::2"] {
+            let red = PoolSpec { network: name("red"), ..spec(range) };
+            let error = made(&mut sample, "new", &red).unwrap_err();
+            assert_eq!(error.code, ErrorCode::PoolOverlaps, "{range}");
+        }
+        made(&mut sample, "new", &spec("10.0.1.0/24")).unwrap();
+    }
+
+    #[test]
+    fn a_pool_around_a_hosts_address_is_refused_and_says_whose() {
+        let mut sample = sample();
+        for range in ["192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/64"] {
+            let error = made(&mut sample, "new", &spec(range)).unwrap_err();
+            assert_eq!(error.code, ErrorCode::PoolContainsHost, "{range}");
+            assert!(error.message.ends_with("of host a"), "{error}");
+        }
+        made(&mut sample, "part", &spec("203.0.113.128/25")).unwrap();
+    }
+
+    #[test]
+    fn a_pool_without_an_address_to_give_is_refused() {
+        let mut sample = sample();
+        let all = PoolSpec { exclude: vec![name("10.0.0.0/24")], ..spec("10.0.0.0/30") };
+        assert_eq!(code(&mut sample, &all), ErrorCode::PoolEmpty);
+        let both = vec![name("10.0.0.1..10.0.0.1"), name("10.0.0.2..10.0.0.2")];
+        assert_eq!(
+            code(&mut sample, &PoolSpec { exclude: both, ..spec("10.0.0.0/30") }),
+            ErrorCode::PoolEmpty
+        );
+        let elsewhere = PoolSpec { exclude: vec![name("10.9.0.0/24")], ..spec("10.0.0.0/30") };
+        assert_eq!(code(&mut sample, &elsewhere), ErrorCode::Invalid);
+        made(&mut sample, "one", &spec("10.0.0.7/32")).unwrap();
+    }
+
+    #[test]
+    fn what_no_container_can_have_is_no_pool() {
+        let mut sample = sample();
+        for range in
+            ["127.0.0.0/24", "224.1.0.0/24", "169.254.1.0/24", "fe80::/64", "::/0", "0.0.0.0/0"]
+        {
+            assert_eq!(code(&mut sample, &spec(range)), ErrorCode::Invalid, "{range}");
+        }
+    }
+
+    #[test]
+    fn the_block_size_fits_the_pool_or_is_refused() {
+        let mut sample = sample();
+        let sized = |size| PoolSpec { block_size: Some(size), ..spec("10.0.0.0/28") };
+        for wrong in [0, 3, 32, 131_072] {
+            assert_eq!(code(&mut sample, &sized(wrong)), ErrorCode::Invalid, "{wrong}");
+        }
+        assert_eq!(made(&mut sample, "p", &sized(16)).unwrap().block_size, 16);
+        let small = made(&mut sample, "q", &spec("10.0.1.0/28")).unwrap();
+        assert_eq!(small.block_size, 16, "left out, it is made to fit");
+        let ragged = made(&mut sample, "r", &spec("10.0.2.3..10.0.2.6")).unwrap();
+        assert_eq!(ragged.block_size, 2);
+        assert_eq!(made(&mut sample, "s", &spec("10.1.0.0/16")).unwrap().block_size, 64);
+    }
+
+    #[test]
+    fn a_pool_repeated_is_the_same_and_changed_is_refused() {
+        let mut sample = sample();
+        let first = made(&mut sample, "p", &spec("10.0.0.0/24")).unwrap();
+        let before = sample.state().revision();
+        assert_eq!(made(&mut sample, "p", &spec("10.0.0.0/24")).unwrap(), first);
+        assert_eq!(sample.state().revision(), before, "nothing was written");
+        let other = made(&mut sample, "p", &spec("10.0.0.0/25")).unwrap_err();
+        assert_eq!(other.code, ErrorCode::PoolExists);
+        let unknown = PoolSpec { network: name("none"), ..spec("10.9.0.0/24") };
+        assert_eq!(code(&mut sample, &unknown), ErrorCode::NetworkNotFound);
+    }
+
+    #[test]
+    fn a_pool_in_use_stays_and_one_that_was_goes_with_all_its_traces() {
+        let mut sample = sample();
+        made(&mut sample, "p", &spec("10.0.0.0/24")).unwrap();
+        let key = crate::state::reservation_key(&name("blue"), &name("_"), &name("db"));
+        let spec = limpet_api::book::ReservationSpec::default();
+        sample.decided(|state| crate::alloc::reserve::create(state, &key, &spec)).unwrap();
+        let error = sample.decided(|state| delete(state, &name("p"))).unwrap_err();
+        assert_eq!(error.code, ErrorCode::PoolInUse);
+        sample.decided(|state| crate::alloc::reserve::release(state, &key)).unwrap();
+        sample.decided(|state| delete(state, &name("p"))).unwrap();
+        sample.pool("again", "10.0.0.0/24", |_| {});
+        let pool = sample.state().pool(&name("again")).unwrap();
+        assert_eq!(sample.state().slots_of(&pool.record).count(), 0);
+    }
+
+    #[test]
+    fn a_change_that_leaves_nothing_to_give_is_refused() {
+        let mut sample = sample();
+        made(&mut sample, "p", &spec("10.0.0.0/30")).unwrap();
+        let exclude =
+            |range: &str| PoolChange { exclude: Some(vec![name(range)]), ..PoolChange::default() };
+        let mut changed =
+            |range| sample.decided(|state| change(state, &name("p"), &exclude(range)));
+        assert_eq!(changed("10.0.0.0/30").unwrap_err().code, ErrorCode::PoolEmpty);
+        assert_eq!(changed("10.0.0.1").unwrap().record.exclude, [name::<Range>("10.0.0.1")]);
+    }
+}

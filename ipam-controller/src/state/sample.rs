@@ -9,7 +9,7 @@ use limpet_api::ApiError;
 use limpet_api::config::{Host, Pool, PoolState, Sticky};
 use limpet_net_types::{HostName, NetworkName, Token};
 
-use super::{Effects, Entry, State};
+use super::{Effects, State};
 use crate::draft::{Decision, Draft};
 use crate::keys::Subject;
 use crate::records::Alive;
@@ -50,12 +50,12 @@ impl Sample {
         decide: impl FnOnce(&State) -> Decision<T>,
     ) -> Result<T, ApiError> {
         let decision = decide(&self.state);
-        self.commit(decision.draft.into_txn());
+        self.commit(&decision.draft.into_txn());
         decision.answer
     }
 
     /// Commits a transaction.
-    pub(crate) fn commit(&mut self, txn: Txn) -> Effects {
+    pub(crate) fn commit(&mut self, txn: &Txn) -> Effects {
         for (key, seen) in &txn.compares {
             let found = self.entries.get(key).map_or(Seen::Absent, |e| Seen::At(e.revision));
             assert_eq!(found, *seen, "{key} was relied on as it is not");
@@ -90,7 +90,7 @@ impl Sample {
     pub(crate) fn put<T: serde::Serialize>(&mut self, subject: &Subject, record: &T) {
         let mut draft = Draft::default();
         draft.put(subject, record);
-        self.commit(draft.into_txn());
+        self.commit(&draft.into_txn());
     }
 
     /// Moves fleet time on.
@@ -146,10 +146,5 @@ impl Sample {
         };
         change(&mut record);
         self.put(&Subject::Pool(record.name.clone()), &record);
-    }
-
-    /// All entries of a kind, for looking at.
-    pub(crate) fn records<T: Clone>(entries: impl Iterator<Item = Entry<T>>) -> Vec<T> {
-        entries.map(|entry| entry.record).collect()
     }
 }

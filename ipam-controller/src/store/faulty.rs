@@ -80,7 +80,8 @@ impl Store for Faulty {
     fn watch(&self, after: Revision) -> BoxFuture<'_, Result<Box<dyn Watch>, WatchError>> {
         async move {
             let inner = self.inner.watch(after).await?;
-            Ok(Box::new(FaultyWatch { inner, cuts: self.cuts.clone() }) as Box<dyn Watch>)
+            let watch: Box<dyn Watch> = Box::new(FaultyWatch { inner, cuts: self.cuts.clone() });
+            Ok(watch)
         }
         .boxed()
     }

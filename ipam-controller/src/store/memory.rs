@@ -81,14 +81,14 @@ impl Inner {
     fn write(&mut self, txn: &Txn, revision: Revision) -> BTreeMap<Key, Write> {
         let mut changes = BTreeMap::new();
         for (key, write) in &txn.writes {
-            let changed = match write {
+            let effective = match write {
                 Write::Put(value) => {
                     self.keys.insert(key.clone(), Versioned { value: value.clone(), revision });
                     true
                 }
                 Write::Delete => self.keys.remove(key).is_some(),
             };
-            if changed {
+            if effective {
                 changes.insert(key.clone(), write.clone());
             }
         }
@@ -128,7 +128,8 @@ impl Store for Memory {
         async move {
             let mut watch = MemoryWatch { store: self.clone(), head: self.head.subscribe(), after };
             watch.after_next()?;
-            Ok(Box::new(watch) as Box<dyn Watch>)
+            let watch: Box<dyn Watch> = Box::new(watch);
+            Ok(watch)
         }
         .boxed()
     }

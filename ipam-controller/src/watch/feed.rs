@@ -143,7 +143,10 @@ impl Feed {
             }
         };
         let (sender, queue) = mpsc::channel(QUEUE);
-        self.listeners.entry(host).or_default().push(Listener { queue: sender, hangup });
+        let listeners = self.listeners.entry(host).or_default();
+        // Who has gone is noticed when it is sent something, which may be long after.
+        listeners.retain(|listener| !listener.queue.is_closed());
+        listeners.push(Listener { queue: sender, hangup });
         Ok(Beginning::Lines { store: state.store(), revision: state.revision(), first, queue })
     }
 

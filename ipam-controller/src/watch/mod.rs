@@ -4,6 +4,8 @@
 //! host's business costs them nothing.
 
 pub(crate) mod feed;
+#[cfg(test)]
+mod replica;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -260,7 +262,7 @@ fn own_change<'a>(state: &State, subject: &'a Subject) -> Option<(&'a HostName, 
 }
 
 fn json<T: Serialize + ?Sized>(value: &T) -> Bytes {
-    serde_json::to_vec(value)
-        .map(Bytes::from)
-        .unwrap_or_else(|error| unreachable!("the API's types have nothing JSON lacks: {error}"))
+    let bytes = serde_json::to_vec(value)
+        .unwrap_or_else(|error| unreachable!("the API's types have nothing JSON lacks: {error}"));
+    Bytes::from(bytes)
 }

@@ -262,7 +262,7 @@ fn write(
 ) -> Result<BTreeMap<String, Write>, Failure> {
     let mut changes = BTreeMap::new();
     for (key, write) in &txn.writes {
-        let changed = match write {
+        let effective = match write {
             Write::Put(value) => {
                 let mut stored = revision.0.to_le_bytes().to_vec();
                 stored.extend_from_slice(value);
@@ -271,7 +271,7 @@ fn write(
             }
             Write::Delete => keys.remove(key.as_str())?.is_some(),
         };
-        if changed {
+        if effective {
             changes.insert(key.clone(), write.clone());
         }
     }

@@ -142,7 +142,8 @@ impl Store for Embedded {
                 ready: VecDeque::new(),
             };
             watch.fetch().await?;
-            Ok(Box::new(watch) as Box<dyn Watch>)
+            let watch: Box<dyn Watch> = Box::new(watch);
+            Ok(watch)
         }
         .boxed()
     }

@@ -1,0 +1,370 @@
+//! Pure: claims and ends as they happen, one story each.
+
+use std::net::IpAddr;
+
+use limpet_api::book::{Attachment, AttachmentKey, ReservationSpec};
+use limpet_api::config::{Role, Sticky};
+use limpet_api::host::{ClaimRequest, EndRequest, Wanted};
+use limpet_api::{ApiError, ErrorCode, FleetTime};
+use limpet_net_types::{Mac, Token};
+
+use super::claim::{claim, end, withdraw};
+use super::{Outcome, Patience, reserve};
+use crate::state::reservation_key;
+use crate::state::sample::{Sample, name};
+
+fn sample() -> Sample {
+    let mut sample = Sample::new();
+    sample.network("blue");
+    sample.host("a");
+    sample.host("b");
+    sample.pool("p", "10.0.0.0/27", |_| {});
+    sample
+}
+
+fn key(host: &str, container: &str) -> AttachmentKey {
+    AttachmentKey {
+        host: name(host),
+        network: name("blue"),
+        container: name(container),
+        ifname: name("eth0"),
+    }
+}
+
+fn uid(bits: u128) -> Token {
+    Token::from_bits(bits)
+}
+
+fn named(workload: &str) -> Wanted {
+    Wanted { netns: "/n".to_owned(), name: Some(name(workload)), ..Wanted::default() }
+}
+
+fn nameless() -> Wanted {
+    Wanted { netns: "/n".to_owned(), ..Wanted::default() }
+}
+
+fn ask(
+    sample: &mut Sample,
+    key: &AttachmentKey,
+    uid: Token,
+    wanted: Wanted,
+    patience: Patience,
+) -> Result<Outcome<Attachment>, ApiError> {
+    let request = ClaimRequest { session: Token::from_bits(7), uid, wanted };
+    let outcome = sample.decided(|state| claim(state, key, &request, patience))?;
+    Ok(match outcome {
+        Outcome::Done((attachment, _)) => Outcome::Done(attachment),
+        Outcome::Asked(about) => Outcome::Asked(about),
+    })
+}
+
+fn given(sample: &mut Sample, key: &AttachmentKey, bits: u128, wanted: Wanted) -> Vec<String> {
+    match ask(sample, key, uid(bits), wanted, Patience::Left) {
+        Ok(Outcome::Done(attachment)) => {
+            attachment.addresses.iter().map(|held| held.address.to_string()).collect()
+        }
+        other => panic!("not given: {other:?}"),
+    }
+}
+
+fn refused(sample: &mut Sample, key: &AttachmentKey, wanted: Wanted) -> ApiError {
+    let before = sample.state().clone();
+    let error = ask(sample, key, uid(999), wanted, Patience::Over).unwrap_err();
+    assert_eq!(*sample.state(), before, "a refusal changes nothing");
+    error
+}
+
+fn ended(sample: &mut Sample, key: &AttachmentKey, bits: u128) {
+    let request = EndRequest { session: Token::from_bits(7), uid: uid(bits) };
+    sample.decided(|state| end(state, key, &request)).unwrap();
+}
+
+#[test]
+fn a_name_comes_back_to_its_address_on_another_host() {
+    let mut sample = sample();
+    let first = given(&mut sample, &key("a", "c1"), 1, named("web-0"));
+    ended(&mut sample, &key("a", "c1"), 1);
+    for n in 0..10 {
+        given(&mut sample, &key("b", &format!("x{n}")), 100 + n, nameless());
+    }
+    assert_eq!(given(&mut sample, &key("b", "c2"), 2, named("web-0")), first);
+    let strays: Vec<_> =
+        sample.state().strays().map(|(key, host)| (key.1, host.to_string())).collect();
+    assert_eq!(strays, [(name::<IpAddr>(&first[0]), "b".to_owned())]);
+    let reservation = reservation_key(&name("blue"), &name("_"), &name("web-0"));
+    let record = &sample.state().reservation(&reservation).unwrap().record;
+    assert_eq!((record.last_host.clone(), record.detached_at), (Some(name("b")), None));
+}
+
+#[test]
+fn a_late_end_of_an_old_incarnation_touches_nothing_of_the_newer_one() {
+    let mut sample = sample();
+    given(&mut sample, &key("a", "c1"), 1, named("web-0"));
+    ended(&mut sample, &key("a", "c1"), 1);
+    given(&mut sample, &key("a", "c1"), 2, named("web-0"));
+    let before = sample.state().clone();
+    ended(&mut sample, &key("a", "c1"), 1);
+    ended(&mut sample, &key("b", "c1"), 1);
+    assert_eq!(*sample.state(), before);
+}
+
+#[test]
+fn a_name_in_use_is_asked_for_and_then_refused_naming_host_and_container() {
+    let mut sample = sample();
+    given(&mut sample, &key("a", "c1"), 1, named("web-0"));
+    let mine = key("b", "c2");
+    for _ in 0..2 {
+        let outcome = ask(&mut sample, &mine, uid(2), named("web-0"), Patience::Left).unwrap();
+        let Outcome::Asked(about) = outcome else { panic!("{outcome:?}") };
+        assert_eq!((about.key, about.uid), (key("a", "c1"), uid(1)));
+    }
+    assert_eq!(sample.state().asks_of(&name("a")).count(), 1, "asked once");
+    let error = refused(&mut sample, &mine, named("web-0"));
+    assert_eq!(error.code, ErrorCode::ReservationHeld);
+    assert!(error.message.contains("container c1 (eth0) on host a"), "{error}");
+    sample.decided(|state| withdraw(state, &name("a"), uid(1))).unwrap();
+    assert_eq!(sample.state().asks_of(&name("a")).count(), 0);
+
+    ask(&mut sample, &mine, uid(2), named("web-0"), Patience::Left).unwrap();
+    ended(&mut sample, &key("a", "c1"), 1);
+    assert_eq!(sample.state().asks_of(&name("a")).count(), 0, "the end is the answer");
+    assert_eq!(given(&mut sample, &mine, 2, named("web-0")), ["10.0.0.1"]);
+}
+
+#[test]
+fn the_same_interface_again_asks_its_own_host_about_the_old_incarnation() {
+    let mut sample = sample();
+    given(&mut sample, &key("a", "c1"), 1, nameless());
+    let outcome = ask(&mut sample, &key("a", "c1"), uid(2), nameless(), Patience::Left).unwrap();
+    assert!(matches!(outcome, Outcome::Asked(about) if about.uid == uid(1)));
+    let error = refused(&mut sample, &key("a", "c1"), nameless());
+    assert_eq!(error.code, ErrorCode::AttachmentPresent);
+    ended(&mut sample, &key("a", "c1"), 1);
+    given(&mut sample, &key("a", "c1"), 2, nameless());
+}
+
+#[test]
+fn a_second_interface_of_the_same_container_gets_an_address_besides() {
+    let mut sample = sample();
+    let first = given(&mut sample, &key("a", "c1"), 1, named("web-0"));
+    let second = AttachmentKey { ifname: name("eth1"), ..key("a", "c1") };
+    let other = given(&mut sample, &second, 2, named("web-0"));
+    assert_ne!(first, other);
+    assert!(!sample.state().attachment(&second).unwrap().record.sticky);
+    ended(&mut sample, &second, 2);
+    ended(&mut sample, &key("a", "c1"), 1);
+    assert_eq!(given(&mut sample, &key("b", "c9"), 3, named("web-0")), first);
+}
+
+#[test]
+fn addresses_of_a_host_come_from_its_block_and_one_given_back_is_not_next() {
+    let mut sample = sample();
+    let a: Vec<_> = (1..=3)
+        .flat_map(|n| given(&mut sample, &key("a", &format!("c{n}")), n, nameless()))
+        .collect();
+    assert_eq!(a, ["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
+    assert_eq!(given(&mut sample, &key("b", "d1"), 11, nameless()), ["10.0.0.4"]);
+    assert_eq!(given(&mut sample, &key("a", "c4"), 4, nameless()), ["10.0.0.8"]);
+    ended(&mut sample, &key("a", "c4"), 4);
+    assert_eq!(given(&mut sample, &key("a", "c5"), 5, nameless()), ["10.0.0.9"]);
+    let blocks: Vec<_> = sample.state().blocks().map(|b| b.record.prefix.to_string()).collect();
+    assert_eq!(blocks, ["10.0.0.0/30", "10.0.0.4/30", "10.0.0.8/30"]);
+    assert_eq!(sample.state().strays().count(), 0);
+}
+
+#[test]
+fn a_host_without_a_block_left_takes_the_top_of_anothers() {
+    let mut sample = Sample::new();
+    sample.network("blue");
+    sample.host("a");
+    sample.host("b");
+    sample.pool("p", "10.0.0.0/29", |_| {});
+    given(&mut sample, &key("a", "c1"), 1, nameless());
+    for n in 2..=4 {
+        given(&mut sample, &key("a", &format!("c{n}")), n, nameless());
+    }
+    assert_eq!(sample.state().blocks().count(), 2, "all blocks are a's");
+    assert_eq!(given(&mut sample, &key("b", "d1"), 11, nameless()), ["10.0.0.6"]);
+    assert_eq!(sample.state().strays().count(), 1);
+    given(&mut sample, &key("b", "d2"), 12, nameless());
+    let error = refused(&mut sample, &key("b", "d3"), nameless());
+    assert_eq!(
+        error.message,
+        "pool p (10.0.0.0/29) is full: of 6 addresses 6 are held by attachments, 0 are reserved \
+         and not held, 0 are cooling"
+    );
+}
+
+#[test]
+fn an_address_given_back_cools_and_comes_last() {
+    let mut sample = Sample::new();
+    sample.network("blue");
+    sample.host("a");
+    sample.pool("p", "10.0.0.0/30", |_| {});
+    assert_eq!(given(&mut sample, &key("a", "c1"), 1, nameless()), ["10.0.0.1"]);
+    ended(&mut sample, &key("a", "c1"), 1);
+    assert_eq!(given(&mut sample, &key("a", "c2"), 2, nameless()), ["10.0.0.2"]);
+    assert_eq!(
+        given(&mut sample, &key("a", "c3"), 3, nameless()),
+        ["10.0.0.1"],
+        "cooling is a preference, not a refusal"
+    );
+}
+
+#[test]
+fn an_address_asked_for_is_given_or_its_holder_is_named() {
+    let mut sample = sample();
+    let asking = |address: &str| Wanted { addresses: vec![name(address)], ..nameless() };
+    assert_eq!(given(&mut sample, &key("a", "c1"), 1, asking("10.0.0.9")), ["10.0.0.9"]);
+    let error = refused(&mut sample, &key("b", "c2"), asking("10.0.0.9"));
+    assert_eq!(error.code, ErrorCode::AddressHeld);
+    assert_eq!(error.message, "10.0.0.9 is held by container c1 on host a");
+    for outside in ["10.0.0.0", "10.0.0.31", "10.0.1.1", "fd00::1"] {
+        let error = refused(&mut sample, &key("b", "c2"), asking(outside));
+        assert_eq!(error.code, ErrorCode::AddressNotInPool, "{outside}");
+    }
+    let two = Wanted { addresses: vec![name("10.0.0.5"), name("10.0.0.6")], ..nameless() };
+    assert_eq!(refused(&mut sample, &key("b", "c2"), two).code, ErrorCode::Invalid);
+
+    given(&mut sample, &key("a", "c3"), 3, named("web-0"));
+    ended(&mut sample, &key("a", "c3"), 3);
+    let reserved = asking("10.0.0.1");
+    let error = refused(&mut sample, &key("b", "c2"), reserved.clone());
+    assert_eq!(error.message, "10.0.0.1 is reserved for _/web-0");
+    let other = Wanted { addresses: vec![name("10.0.0.2")], ..named("web-0") };
+    let error = refused(&mut sample, &key("b", "c2"), other);
+    assert_eq!(error.code, ErrorCode::ReservationMismatch);
+    assert_eq!(error.message, "10.0.0.2 was asked for, but 10.0.0.1 is reserved for _/web-0");
+    let own = Wanted { addresses: reserved.addresses, ..named("web-0") };
+    assert_eq!(given(&mut sample, &key("b", "c2"), 4, own), ["10.0.0.1"]);
+}
+
+#[test]
+fn a_dual_stack_network_gives_both_families_or_neither() {
+    let mut sample = sample();
+    sample.pool("p6", "fd00::/127", |pool| pool.block_size = 2);
+    assert_eq!(given(&mut sample, &key("a", "c1"), 1, nameless()), ["10.0.0.1", "fd00::"]);
+    given(&mut sample, &key("a", "c2"), 2, nameless());
+    let error = refused(&mut sample, &key("a", "c3"), nameless());
+    assert_eq!((error.code, error.details["pool"].as_str()), (ErrorCode::PoolFull, Some("p6")));
+}
+
+#[test]
+fn a_reservation_made_before_the_second_family_stays_as_it_is() {
+    let mut sample = sample();
+    given(&mut sample, &key("a", "c1"), 1, named("web-0"));
+    ended(&mut sample, &key("a", "c1"), 1);
+    sample.pool("p6", "fd00::/64", |_| {});
+    assert_eq!(given(&mut sample, &key("a", "c2"), 2, named("web-0")), ["10.0.0.1"]);
+    assert_eq!(given(&mut sample, &key("a", "c3"), 3, named("web-1")).len(), 2);
+}
+
+#[test]
+fn a_draining_pool_keeps_its_reservations_working() {
+    let mut sample = sample();
+    given(&mut sample, &key("a", "c1"), 1, named("web-0"));
+    ended(&mut sample, &key("a", "c1"), 1);
+    let change = limpet_api::config::PoolChange {
+        state: Some(limpet_api::config::PoolState::Draining),
+        ..limpet_api::config::PoolChange::default()
+    };
+    sample.decided(|state| crate::rules::pools::change(state, &name("p"), &change)).unwrap();
+    assert_eq!(given(&mut sample, &key("b", "c2"), 2, named("web-0")), ["10.0.0.1"]);
+    assert_eq!(refused(&mut sample, &key("b", "c3"), named("web-1")).code, ErrorCode::NoPool);
+}
+
+#[test]
+fn a_mac_address_is_of_the_ipv4_address_or_as_asked_and_never_twice() {
+    let mut sample = sample();
+    given(&mut sample, &key("a", "c1"), 1, nameless());
+    let attachment = |sample: &Sample, container| {
+        sample.state().attachment(&key("a", container)).unwrap().record.clone()
+    };
+    assert_eq!(attachment(&sample, "c1").mac.to_string(), "02:4c:0a:00:00:01");
+    let mac: Mac = name("02:00:00:00:00:01");
+    let asking = |workload| Wanted { mac: Some(mac), ..named(workload) };
+    given(&mut sample, &key("a", "c2"), 2, asking("web-0"));
+    assert_eq!(attachment(&sample, "c2").mac, mac);
+    assert_eq!(refused(&mut sample, &key("a", "c3"), asking("web-1")).code, ErrorCode::MacHeld);
+    ended(&mut sample, &key("a", "c2"), 2);
+    given(&mut sample, &key("a", "c4"), 4, named("web-0"));
+    assert_eq!(attachment(&sample, "c4").mac, mac, "the reservation keeps it");
+}
+
+#[test]
+fn without_a_session_a_role_or_a_network_nothing_is_claimed() {
+    let mut sample = sample();
+    let request = ClaimRequest { session: uid(8), uid: uid(1), wanted: nameless() };
+    let stale = sample.decided(|state| claim(state, &key("a", "c"), &request, Patience::Left));
+    assert_eq!(stale.unwrap_err().code, ErrorCode::SessionLost);
+    let elsewhere = AttachmentKey { network: name("red"), ..key("a", "c") };
+    assert_eq!(refused(&mut sample, &elsewhere, nameless()).code, ErrorCode::NetworkNotFound);
+    sample.change_host("a", |host| host.roles = [Role::Member].into());
+    assert_eq!(refused(&mut sample, &key("a", "c"), nameless()).code, ErrorCode::RoleMissing);
+    let request = EndRequest { session: uid(8), uid: uid(1) };
+    let stale = sample.decided(|state| end(state, &key("a", "c"), &request));
+    assert_eq!(stale.unwrap_err().code, ErrorCode::SessionLost);
+}
+
+#[test]
+fn an_end_starts_the_retention_in_fleet_time() {
+    let mut sample = sample();
+    given(&mut sample, &key("a", "c1"), 1, named("web-0"));
+    sample.wait(100);
+    ended(&mut sample, &key("a", "c1"), 1);
+    let reservation = reservation_key(&name("blue"), &name("_"), &name("web-0"));
+    let detached_at = sample.state().reservation(&reservation).unwrap().record.detached_at;
+    assert_eq!(detached_at, Some(FleetTime(100)));
+}
+
+#[test]
+fn a_pool_that_is_never_sticky_makes_no_reservation_but_honours_an_operators() {
+    let mut sample = Sample::new();
+    sample.network("blue");
+    sample.host("a");
+    sample.pool("p", "10.0.0.0/27", |pool| pool.sticky = Sticky::Never);
+    given(&mut sample, &key("a", "c1"), 1, named("web-0"));
+    assert_eq!(sample.state().reservations().count(), 0);
+    let spec = ReservationSpec { addresses: vec![name("10.0.0.20")], ..ReservationSpec::default() };
+    let web1 = reservation_key(&name("blue"), &name("_"), &name("web-1"));
+    sample.decided(|state| reserve::create(state, &web1, &spec)).unwrap();
+    assert_eq!(given(&mut sample, &key("a", "c2"), 2, named("web-1")), ["10.0.0.20"]);
+}
+
+#[test]
+fn a_running_name_can_be_given_a_reservation_of_what_it_has() {
+    let mut sample = sample();
+    sample.pool("p6", "fd00::/64", |_| {});
+    let plain = given(&mut sample, &key("a", "c1"), 1, named("web"));
+    let spec = ReservationSpec { addresses: vec![name(&plain[0])], ..ReservationSpec::default() };
+    let web = reservation_key(&name("blue"), &name("_"), &name("web"));
+    sample.decided(|state| reserve::create(state, &web, &spec)).unwrap();
+    let repeated = sample.decided(|state| reserve::create(state, &web, &spec));
+    assert!(repeated.is_ok(), "repeated, the same: {repeated:?}");
+    assert!(sample.state().attachment(&key("a", "c1")).unwrap().record.sticky);
+    let error = sample.decided(|state| reserve::release(state, &web)).unwrap_err();
+    assert_eq!(error.code, ErrorCode::ReservationInUse);
+    ended(&mut sample, &key("a", "c1"), 1);
+    assert_eq!(given(&mut sample, &key("a", "c2"), 2, named("web")), plain);
+}
+
+#[test]
+fn an_operator_ends_an_attachment_only_through_its_host() {
+    let mut sample = sample();
+    given(&mut sample, &key("a", "c1"), 1, nameless());
+    let asked = sample.state().attachment(&key("a", "c1")).unwrap().record.clone();
+    let end_it = |sample: &mut Sample, patience| {
+        sample.decided(|state| reserve::end(state, &key("a", "c1"), Some(&asked), patience))
+    };
+    assert!(matches!(end_it(&mut sample, Patience::Left), Ok(Outcome::Asked(_))));
+    assert_eq!(end_it(&mut sample, Patience::Over).unwrap_err().code, ErrorCode::HostSilent);
+    sample
+        .decided(|state| {
+            crate::rules::sessions::present(state, &name("a"), uid(1), Token::from_bits(7))
+        })
+        .unwrap();
+    let error = end_it(&mut sample, Patience::Left).unwrap_err();
+    assert_eq!(error.code, ErrorCode::AttachmentPresent);
+    ended(&mut sample, &key("a", "c1"), 1);
+    assert!(matches!(end_it(&mut sample, Patience::Left), Ok(Outcome::Done(()))));
+}

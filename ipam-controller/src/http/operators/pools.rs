@@ -1,0 +1,77 @@
+//! Edge: what operators ask of pools and how they are used.
+
+use axum::Json;
+use axum::extract::State as Shared;
+use axum::http::StatusCode;
+use limpet_api::config::{Pool, PoolChange, PoolSpec, PoolUse};
+use limpet_api::{ErrorCode, Listing, Versioned};
+use limpet_net_types::PoolName;
+
+use super::{listing, missing};
+use crate::alloc::pick::usage;
+use crate::http::extract::{Body, Params};
+use crate::http::{Answer, App, Done};
+use crate::rules::pools as rules;
+use crate::state::{Entry, PoolEntry, State};
+
+fn used(state: &State, pool: &PoolEntry) -> PoolUse {
+    PoolUse { pool: pool.record.clone(), usage: usage(state, state.now(), pool) }
+}
+
+/// Returns the pool as it is now, with how its addresses are used.
+async fn with_use(app: &App, pool: Entry<Pool>) -> Answer<Versioned<PoolUse>> {
+    let name = pool.record.name.clone();
+    let usage = app
+        .book
+        .read(move |state| state.pool(&name).map(|pool| used(state, pool).usage))
+        .await?
+        .unwrap_or_default();
+    let record = PoolUse { pool: pool.record, usage };
+    Ok(Json(Versioned { record, revision: pool.revision.0 }))
+}
+
+pub(in crate::http) async fn list(Shared(app): Shared<App>) -> Answer<Listing<PoolUse>> {
+    let read = |state: &State| listing(state, state.pools().map(|pool| used(state, pool)));
+    Ok(Json(app.book.read(read).await?))
+}
+
+pub(in crate::http) async fn show(
+    Shared(app): Shared<App>,
+    Params(name): Params<PoolName>,
+) -> Answer<Versioned<PoolUse>> {
+    let wanted = name.clone();
+    let find = move |state: &State| {
+        let pool = state.pool(&wanted)?;
+        Some(Versioned { record: used(state, pool), revision: pool.revision.0 })
+    };
+    let missing = || missing(ErrorCode::PoolNotFound, &format!("pool {name}"));
+    Ok(Json(app.book.read(find).await?.ok_or_else(missing)?))
+}
+
+pub(in crate::http) async fn create(
+    Shared(app): Shared<App>,
+    Params(name): Params<PoolName>,
+    Body(spec): Body<PoolSpec>,
+) -> Answer<Versioned<PoolUse>> {
+    let decide = move |state: &State| rules::create(state, &name, &spec);
+    let (pool, _) = app.book.decide(decide).await?;
+    with_use(&app, pool).await
+}
+
+pub(in crate::http) async fn change(
+    Shared(app): Shared<App>,
+    Params(name): Params<PoolName>,
+    Body(change): Body<PoolChange>,
+) -> Answer<Versioned<PoolUse>> {
+    let decide = move |state: &State| rules::change(state, &name, &change);
+    let (pool, _) = app.book.decide(decide).await?;
+    with_use(&app, pool).await
+}
+
+pub(in crate::http) async fn delete(
+    Shared(app): Shared<App>,
+    Params(name): Params<PoolName>,
+) -> Done {
+    app.book.decide(move |state| rules::delete(state, &name)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,94 @@
+//! Edge: what operators ask of which name keeps which addresses.
+
+use axum::Json;
+use axum::extract::State as Shared;
+use limpet_api::book::{Released, Reservation, ReservationChange, ReservationSpec};
+use limpet_api::{ErrorCode, Listing, Versioned};
+use limpet_net_types::{Namespace, NetworkName, WorkloadName};
+
+use super::{Filter, is, listing, missing};
+use crate::alloc::reserve as rules;
+use crate::http::extract::{Body, Params, Query};
+use crate::http::{Answer, App};
+use crate::keys::ReservationKey;
+use crate::state::{Entry, State};
+
+type Path = (NetworkName, Namespace, WorkloadName);
+
+fn key((network, namespace, name): Path) -> ReservationKey {
+    ReservationKey { network, namespace, name }
+}
+
+/// Adds who holds the addresses now, which is not stored with the reservation.
+fn with_holder(state: &State, entry: &Entry<Reservation>) -> Versioned<Reservation> {
+    let attachment = rules::holder(state, &entry.record).cloned();
+    let record = Reservation { attachment, ..entry.record.clone() };
+    Versioned { record, revision: entry.revision.0 }
+}
+
+async fn shown(app: &App, entry: Entry<Reservation>) -> Answer<Versioned<Reservation>> {
+    Ok(Json(app.book.read(move |state| with_holder(state, &entry)).await?))
+}
+
+pub(in crate::http) async fn list(
+    Shared(app): Shared<App>,
+    Query(filter): Query<Filter>,
+) -> Answer<Listing<Reservation>> {
+    let read = move |state: &State| {
+        let found = state
+            .reservations()
+            .filter(|entry| is(filter.network.as_ref(), &entry.record.network))
+            .filter(|entry| is(filter.namespace.as_ref(), &entry.record.namespace))
+            .map(|entry| with_holder(state, entry).record)
+            .filter(|found| {
+                filter.host.is_none()
+                    || found.attachment.as_ref().map(|held| &held.key.host) == filter.host.as_ref()
+            });
+        listing(state, found)
+    };
+    Ok(Json(app.book.read(read).await?))
+}
+
+pub(in crate::http) async fn show(
+    Shared(app): Shared<App>,
+    Params(path): Params<Path>,
+) -> Answer<Versioned<Reservation>> {
+    let key = key(path);
+    let ReservationKey { network, namespace, name } = &key;
+    let what = format!("reservation for {namespace}/{name} in network {network}");
+    let read = move |state: &State| Some(with_holder(state, state.reservation(&key)?));
+    let missing = || missing(ErrorCode::ReservationNotFound, &what);
+    Ok(Json(app.book.read(read).await?.ok_or_else(missing)?))
+}
+
+pub(in crate::http) async fn create(
+    Shared(app): Shared<App>,
+    Params(path): Params<Path>,
+    Body(spec): Body<ReservationSpec>,
+) -> Answer<Versioned<Reservation>> {
+    let key = key(path);
+    let decide = move |state: &State| rules::create(state, &key, &spec);
+    let (reservation, _) = app.book.decide(decide).await?;
+    shown(&app, reservation).await
+}
+
+pub(in crate::http) async fn change(
+    Shared(app): Shared<App>,
+    Params(path): Params<Path>,
+    Body(change): Body<ReservationChange>,
+) -> Answer<Versioned<Reservation>> {
+    let key = key(path);
+    let decide = move |state: &State| rules::change(state, &key, &change);
+    let (reservation, _) = app.book.decide(decide).await?;
+    shown(&app, reservation).await
+}
+
+pub(in crate::http) async fn release(
+    Shared(app): Shared<App>,
+    Params(path): Params<Path>,
+) -> Answer<Released> {
+    let key = key(path);
+    let decide = move |state: &State| rules::release(state, &key);
+    let (addresses, revision) = app.book.decide(decide).await?;
+    Ok(Json(Released { addresses, revision: revision.0 }))
+}
