@@ -7,25 +7,20 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use limpet_api::socket::Attach;
-use limpet_net_types::{Family, Mac, Uid, host_prefix};
+use limpet_net_types::{Family, Mac, host_prefix};
 use limpet_rtnl::sysctl::{self, SysctlError};
 use limpet_rtnl::{
-    Address, Link, LinkChange, LinkKind, Neighbour, Netns, NetnsError, NewVeth, OpenError,
-    ReadError, Request, RequestError, Route, RouteTarget, Socket, VethPeer,
+    Address, LinkChange, Neighbour, Netns, NetnsError, NewVeth, OpenError, ReadError, Request,
+    RequestError, Route, RouteTarget, Socket, VethPeer,
 };
 use nix::errno::Errno;
 
 use crate::error::{Code, Failure};
+use crate::host_end::{HostEnd, dead_name};
 use crate::result::{everywhere, gateway_of};
 
 /// The protocol number of every route and neighbour entry that limpet makes on a host.
 pub(crate) const PROTOCOL: u8 = 76;
-
-/// The interface group of host ends that are dead: the agent deletes them all in one message.
-pub(crate) const DEAD: u32 = 4096;
-
-/// The interface groups of live host ends: one for each network, by its index.
-const LIVE: std::ops::RangeInclusive<u32> = DEAD + 1..=DEAD + 4095;
 
 /// The main table of a container, which is nobody's but the container's.
 pub(crate) const MAIN: u32 = 254;
@@ -142,71 +137,6 @@ impl Container {
     }
 }
 
-/// The host's end of an attachment's veth pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct HostEnd {
-    pub(crate) index: u32,
-    /// The index of the other end, in the container.
-    pub(crate) peer: u32,
-    /// The incarnation; none if whoever made it died before it was written down.
-    pub(crate) uid: Option<Uid>,
-    /// Whether it waits for its deletion.
-    pub(crate) is_dead: bool,
-}
-
-impl HostEnd {
-    /// Reads from a device whether it is one, and whose.
-    pub(crate) fn of(link: &Link) -> Option<Self> {
-        let LinkKind::Veth(veth) = link.kind else { return None };
-        let uid = link.alias.as_deref().and_then(|alias| alias.parse().ok());
-        let is_dead = link.group == DEAD;
-        let is_ours = uid.is_some() || is_dead || LIVE.contains(&link.group);
-        is_ours.then_some(Self { index: link.index, peer: veth.peer, uid, is_dead })
-    }
-
-    /// Finds it by its name.
-    pub(crate) async fn find(host: &mut Socket, name: &str) -> Result<Option<Self>, ReadError> {
-        Ok(host.link_named(name).await?.as_ref().and_then(Self::of))
-    }
-
-    /// Cuts the container off and gives the interface up for deletion.
-    ///
-    /// Down takes the host's routes and neighbour entries for it along, IPv4 and IPv6.
-    pub(crate) async fn bury(&self, host: &mut Socket) -> Result<(), RequestError> {
-        let dead = LinkChange { group: Some(DEAD), up: Some(false), ..LinkChange::of(self.index) };
-        match host.request(&Request::ChangeLink(dead)).await {
-            Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(()),
-            other => other,
-        }
-    }
-
-    /// Takes the other end out of use, and its name free for the next ADD, if it is where it is said to be.
-    pub(crate) async fn free_name(
-        &self,
-        container: &mut Container,
-        ifname: &str,
-    ) -> Result<(), AttachError> {
-        let Some(link) = container.socket.link_named(ifname).await? else { return Ok(()) };
-        let LinkKind::Veth(veth) = link.kind else { return Ok(()) };
-        if link.index != self.peer || veth.peer != self.index {
-            return Ok(());
-        }
-        let down = LinkChange { up: Some(false), ..LinkChange::of(link.index) };
-        let name = LinkChange { name: Some(dead_name(link.index)), ..LinkChange::of(link.index) };
-        all(container.socket.batch(&[down, name].map(Request::ChangeLink)).await)
-    }
-
-    /// Deletes it, and the other end with it. Takes about 20 ms.
-    pub(crate) async fn delete(&self, host: &mut Socket) -> Result<(), RequestError> {
-        host.request(&Request::DelLink(self.index)).await
-    }
-}
-
-/// A name that no live interface has: indexes are never given twice, and `x` is no hexadecimal digit.
-fn dead_name(index: u32) -> String {
-    format!("lcx{index}")
-}
-
 /// An interface to make.
 pub(crate) struct Order<'a> {
     pub(crate) attach: &'a Attach,
@@ -316,15 +246,12 @@ impl Order<'_> {
         if self.has(Family::V4) {
             sysctl::write(&["ipv4", "conf", name, "forwarding"], "1")?;
         }
+        // A container could otherwise make itself the host's router by announcing itself, whatever its addresses.
+        unless_missing(sysctl::write(&["ipv6", "conf", name, "accept_ra"], "0"))?;
         if self.has(Family::V6) {
             sysctl::ensure(&["ipv6", "conf", name, "disable_ipv6"], "0")?;
-            // Else a container could make itself the host's router by announcing itself.
-            sysctl::write(&["ipv6", "conf", name, "accept_ra"], "0")?;
-            match sysctl::write(&["ipv6", "conf", name, "force_forwarding"], "1") {
-                // Kernels before 6.17 forward everywhere or nowhere, which is the agent's to settle.
-                Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}
-                other => other?,
-            }
+            // Kernels before 6.17 forward everywhere or nowhere, which is the agent's to settle.
+            unless_missing(sysctl::write(&["ipv6", "conf", name, "force_forwarding"], "1"))?;
         }
         Ok(())
     }
@@ -415,7 +342,15 @@ pub(crate) fn inside_routes(device: u32, gateway: IpAddr) -> impl Iterator<Item 
     gateway.is_ipv4().then_some(link).into_iter().chain([by])
 }
 
+/// Takes a setting that the kernel does not have for one that needs no change.
+fn unless_missing(written: Result<(), SysctlError>) -> Result<(), SysctlError> {
+    match written {
+        Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
 /// The first failure of a batch, if there is one.
-fn all(results: Vec<Result<(), RequestError>>) -> Result<(), AttachError> {
+pub(crate) fn all(results: Vec<Result<(), RequestError>>) -> Result<(), AttachError> {
     results.into_iter().collect::<Result<(), _>>().map_err(AttachError::from)
 }

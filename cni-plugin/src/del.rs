@@ -5,8 +5,9 @@ use limpet_rtnl::Socket;
 use tracing::{debug, info, warn};
 
 use crate::agent::Agent;
-use crate::attach::{AttachError, Container, HostEnd};
+use crate::attach::{AttachError, Container};
 use crate::error::Failure;
+use crate::host_end::HostEnd;
 use crate::request::Del;
 
 /// Carries out DEL.

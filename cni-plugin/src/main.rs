@@ -15,6 +15,7 @@ mod config;
 mod del;
 mod error;
 mod gc;
+mod host_end;
 mod request;
 mod result;
 mod status;

@@ -149,7 +149,8 @@ impl Request {
                 check(config()?, environment).map(Box::new).map(Self::Check)
             }
             Verb::Status => Ok(Self::Status(Box::new(config()?))),
-            Verb::Version | Verb::Gc => {
+            Verb::Version => unreachable!("VERSION is answered before a configuration is read"),
+            Verb::Gc => {
                 let config = config()?;
                 let valid = config.valid.clone().ok_or_else(|| {
                     let message = "field `cni.dev/valid-attachments` is missing: without the list of what is valid all would be collected";

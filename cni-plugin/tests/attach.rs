@@ -88,9 +88,12 @@ fn forwarding_is_switched_on_for_the_interface_and_nowhere_else() {
 
 #[test]
 fn a_container_cannot_make_itself_the_hosts_router() {
-    let mut lab = Lab::new();
-    lab.add();
-    assert_eq!(lab.host.sysctl(&format!("ipv6/conf/{}/accept_ra", host_ifname())), "0");
+    for families in ["4", "6", "46"] {
+        let mut lab = Lab::new();
+        lab.agent.give(families);
+        lab.add();
+        assert_eq!(lab.host.sysctl(&format!("ipv6/conf/{}/accept_ra", host_ifname())), "0");
+    }
 }
 
 #[test]

@@ -39,6 +39,7 @@ mod route;
 mod rule;
 mod socket;
 pub mod sysctl;
+mod tables;
 mod wire;
 
 pub use address::{Address, FoundAddress, Scope};
@@ -50,4 +51,5 @@ pub use nexthop::{Member, Nexthop, NexthopKind, Resilient};
 pub use request::Request;
 pub use route::{Route, RouteFilter, RouteTarget};
 pub use rule::Rule;
-pub use socket::{OpenError, ReadError, RequestError, Socket};
+pub use socket::{OpenError, RequestError, Socket};
+pub use tables::ReadError;
