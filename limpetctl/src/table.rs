@@ -117,7 +117,40 @@ pub(crate) fn plural(number: usize, noun: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Text of few characters, some of which a terminal obeys or shows in no or two columns.
+    fn cell() -> impl Strategy<Value = String> {
+        "[a ,\n\t\u{1b}\u{e4}\u{5e05}]{0,6}"
+    }
+
+    proptest! {
+        #[test]
+        fn a_table_has_a_line_for_each_row_and_nothing_that_a_terminal_obeys(
+            rows in prop::collection::vec([cell(), cell(), cell()], 0..5),
+        ) {
+            let count = rows.len();
+            let text = table(["A", "B", "C"], rows);
+            prop_assert_eq!(text.lines().count(), count + 1);
+            prop_assert!(text.split('\n').all(|line| !line.contains(char::is_control)));
+            prop_assert!(text.lines().all(|line| line.trim_end() == line));
+        }
+
+        #[test]
+        fn a_shown_count_is_within_a_factor_of_one_and_a_half(number in any::<u64>(), shift in 0..64_u32) {
+            let number = number >> shift;
+            let shown = count(number);
+            let Some((_, power)) = shown.split_once("2^") else {
+                prop_assert_eq!(shown, number.to_string());
+                return Ok(());
+            };
+            let power = 1_u128 << power.parse::<u32>().unwrap();
+            let number = u128::from(number);
+            prop_assert!(number * 2 <= power * 3 && power * 2 <= number * 3, "{} as {}", number, shown);
+        }
+    }
 
     #[test]
     fn columns_are_two_spaces_apart_and_nothing_trails() {
