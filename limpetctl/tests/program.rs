@@ -121,6 +121,49 @@ fn each_flag_of_a_pool_reaches_the_controller() {
 }
 
 #[test]
+fn what_a_host_is_set_to_takes_the_place_of_what_was() {
+    let host = json!({
+        "name": "h", "roles": ["node"], "vtep_mac": "02:4c:00:00:00:01", "alive": false,
+        "attachments": 0, "revision": 3,
+    });
+    let controller = Fake::always(ok(&host));
+    for words in [
+        "host create h --role gateway,member --label rack=r1 --external 192.0.2.0/24",
+        "host set h --role node --label a=b=c,d=",
+        "host set h --no-label --no-external",
+    ] {
+        assert_exit(&run(&controller.url, words), 0);
+    }
+    assert_eq!(
+        controller.asked(),
+        [
+            r#"PUT /v1/hosts/h {"roles":["member","gateway"],"labels":{"rack":"r1"},"external":["192.0.2.0/24"]}"#,
+            r#"PATCH /v1/hosts/h {"roles":["node"],"labels":{"a":"b=c","d":""}}"#,
+            r#"PATCH /v1/hosts/h {"labels":{},"external":[]}"#,
+        ]
+    );
+}
+
+#[test]
+fn a_deletion_says_so_to_people_and_nothing_to_programs() {
+    let controller = Fake::always(Reply::Http(204, String::new()));
+    let output = run(&controller.url, "network delete corp --yes");
+    assert_exit(&output, 0);
+    assert_eq!(stdout(&output), "network corp is deleted\n");
+    let output = run(&controller.url, "host delete a --yes -o json");
+    assert_exit(&output, 0);
+    assert_eq!(stdout(&output), "");
+}
+
+#[test]
+fn pools_are_listed_by_network() {
+    let controller = Fake::always(ok(&listing(&[pool()])));
+    let listed = |words: &str| stdout(&run(&controller.url, words)).lines().count();
+    assert_eq!(listed("pool --network corp"), 2);
+    assert_eq!(listed("pool list --network lab"), 1);
+}
+
+#[test]
 fn the_only_network_is_taken_and_of_several_one_must_be_named() {
     let answer = |names: &'static [&str]| {
         Fake::start(move |request| match request {
@@ -232,9 +275,16 @@ fn filters_are_the_listings_query() {
     let controller = Fake::always(ok(&listing(&[])));
     assert_exit(&run(&controller.url, "attachment --host node-a -n prod"), 0);
     assert_exit(&run(&controller.url, "reservation list --network corp"), 0);
+    assert_exit(&run(&controller.url, "reservation show a -n b --network c --host d"), 1);
+    assert_exit(&run(&controller.url, "reservation show a -n b --network c"), 1);
     assert_eq!(
         controller.asked(),
-        ["GET /v1/attachments?host=node-a&namespace=prod", "GET /v1/reservations?network=corp"]
+        [
+            "GET /v1/attachments?host=node-a&namespace=prod",
+            "GET /v1/reservations?network=corp",
+            "GET /v1/reservations?host=d&namespace=b&network=c",
+            "GET /v1/reservations/c/b/a",
+        ]
     );
 }
 
@@ -247,6 +297,7 @@ fn misuse_exits_2_and_asks_nothing() {
         "host set h",
         "pool --network corp show p",
         "reservation -n prod release web-0",
+        "reservation --host node-a show web-0",
         "attachment --host a show web-0",
         "nothing",
     ] {
