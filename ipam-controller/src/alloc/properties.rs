@@ -106,7 +106,7 @@ fn run(sample: &mut Sample, model: &mut Model, step: &Step) {
                 container: self::name(&format!("c{container}")),
                 ifname: self::name(&format!("eth{ifname}")),
             };
-            try_claim(sample, model, key, name.map(workload), asked(*ask));
+            try_claim(sample, model, key, name.map(workload), &asked(*ask));
         }
         Step::End { which } => try_end(sample, model, *which),
         Step::Reserve { name, ask } => try_reserve(sample, model, &workload(*name), asked(*ask)),
@@ -132,14 +132,14 @@ fn try_claim(
     model: &mut Model,
     key: AttachmentKey,
     workload: Option<WorkloadName>,
-    addresses: Vec<IpAddr>,
+    addresses: &[IpAddr],
 ) {
     let uid = Token::from_bits(u128::try_from(model.used.len()).unwrap() + 100);
     model.used.push((key.clone(), uid));
     let wanted = Wanted {
         netns: "/n".to_owned(),
         name: workload.clone(),
-        addresses: addresses.clone(),
+        addresses: addresses.to_vec(),
         ..Wanted::default()
     };
     let request = ClaimRequest { session: Token::from_bits(7), uid, wanted };

@@ -4,8 +4,10 @@ use axum::body::to_bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
+use bytes::Bytes;
 use limpet_api::{ApiError, ErrorCode};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::Failure;
 
@@ -50,27 +52,58 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Query<T
     }
 }
 
+/// What changes a record, and the fields of the record that nothing changes.
+pub(super) trait Change: DeserializeOwned {
+    /// Fields of the record that are fixed when it is made.
+    const FIXED: &'static [&'static str];
+}
+
+/// The JSON of a PATCH's body.
+pub(super) struct Patch<T>(pub(super) T);
+
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
-        check_type(&request)?;
-        let body = to_bytes(request.into_body(), MOST_BODY).await.map_err(|error| {
-            // The limit is the usual cause; a connection that broke hears nothing of it.
-            let text =
-                format!("the body has more than {MOST_BODY} bytes, or its end is missing: {error}");
-            Failure(ApiError::new(ErrorCode::TooLarge, text))
-        })?;
-        if body.is_empty() {
-            return Err(bad("the body is empty, JSON is needed"));
-        }
-        // The JSON library takes a list for an object whose fields come in their order, in which
-        // no misspelt name would be noticed.
-        if body.trim_ascii_start().first() != Some(&b'{') {
-            return Err(bad("the body is not a JSON object"));
-        }
-        serde_json::from_slice(&body).map(Self).map_err(|error| bad(&format!("body: {error}")))
+        understand(&read(request).await?).map(Self)
     }
+}
+
+impl<T: Change, S: Send + Sync> FromRequest<S> for Patch<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
+        let body = read(request).await?;
+        let given: serde_json::Map<String, Value> = understand(&body)?;
+        if let Some(fixed) = T::FIXED.iter().find(|fixed| given.contains_key(**fixed)) {
+            let text = format!("{fixed} cannot be changed after creation");
+            return Err(Failure(ApiError::new(ErrorCode::Immutable, text)));
+        }
+        understand(&body).map(Self)
+    }
+}
+
+async fn read(request: Request) -> Result<Bytes, Failure> {
+    check_type(&request)?;
+    let body = to_bytes(request.into_body(), MOST_BODY).await.map_err(|error| {
+        // The limit is the usual cause; a connection that broke hears nothing of it.
+        let text =
+            format!("the body has more than {MOST_BODY} bytes, or its end is missing: {error}");
+        Failure(ApiError::new(ErrorCode::TooLarge, text))
+    })?;
+    if body.is_empty() {
+        return Err(bad("the body is empty, JSON is needed"));
+    }
+    // The JSON library takes a list for an object whose fields come in their order, in which no
+    // misspelt name would be noticed.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(bad("the body is not a JSON object"));
+    }
+    Ok(body)
+}
+
+fn understand<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(body).map_err(|error| bad(&format!("body: {error}")))
 }
 
 fn check_type(request: &Request) -> Result<(), Failure> {

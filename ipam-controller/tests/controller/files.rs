@@ -1,4 +1,4 @@
-//! What the controller says of a store that it cannot have, and of flags that it cannot take.
+//! Edge: what the controller says of a store that it cannot have, and of flags that it cannot take.
 
 use std::fs::{self, OpenOptions};
 

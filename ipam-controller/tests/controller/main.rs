@@ -1,4 +1,10 @@
-//! The real `limpet-controller`, started, killed and started again, over real files and sockets.
+//! Edge: the real `limpet-controller`, started, killed and started again, over real files and
+//! sockets.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test stops at the first surprise, in its helpers too"
+)]
 
 mod api;
 mod files;

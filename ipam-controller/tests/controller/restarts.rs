@@ -1,4 +1,4 @@
-//! Stops, kills and starts: what was told stays true.
+//! Edge: stops, kills and starts: what was told stays true.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

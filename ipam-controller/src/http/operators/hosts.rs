@@ -10,11 +10,15 @@ use limpet_api::{ErrorCode, Listing, Span, Versioned};
 use limpet_net_types::HostName;
 
 use super::{listing, missing};
-use crate::http::extract::{Body, Params};
+use crate::http::extract::{Body, Change, Params, Patch};
 use crate::http::{Answer, App, Done};
 use crate::rules::hosts as rules;
 use crate::rules::sessions::Liveness;
 use crate::state::{Entry, State};
+
+impl Change for HostChange {
+    const FIXED: &'static [&'static str] = &["vtep_mac", "underlay", "addresses"];
+}
 
 /// What the state says of a host, and the version of its agent if that has joined.
 struct Found {
@@ -79,7 +83,7 @@ pub(in crate::http) async fn create(
 pub(in crate::http) async fn change(
     Shared(app): Shared<App>,
     Params(name): Params<HostName>,
-    Body(change): Body<HostChange>,
+    Patch(change): Patch<HostChange>,
 ) -> Answer<Versioned<HostStatus>> {
     let decide = move |state: &State| rules::change(state, &name, &change);
     let (host, _) = app.book.decide(decide).await?;

@@ -8,10 +8,14 @@ use limpet_api::{ErrorCode, Listing, Versioned};
 use limpet_net_types::NetworkName;
 
 use super::{listing, missing, versioned};
-use crate::http::extract::{Body, Params};
+use crate::http::extract::{Body, Change, Params, Patch};
 use crate::http::{Answer, App, Done};
 use crate::rules::networks as rules;
 use crate::state::State;
+
+impl Change for NetworkChange {
+    const FIXED: &'static [&'static str] = &["vni", "index", "port"];
+}
 
 pub(in crate::http) async fn list(Shared(app): Shared<App>) -> Answer<Listing<Network>> {
     let read = |state: &State| listing(state, state.networks().map(|e| e.record.clone()));
@@ -40,7 +44,7 @@ pub(in crate::http) async fn create(
 pub(in crate::http) async fn change(
     Shared(app): Shared<App>,
     Params(name): Params<NetworkName>,
-    Body(change): Body<NetworkChange>,
+    Patch(change): Patch<NetworkChange>,
 ) -> Answer<Versioned<Network>> {
     let decide = move |state: &State| rules::change(state, &name, &change);
     Ok(Json(versioned(app.book.decide(decide).await?.0)))

@@ -9,10 +9,14 @@ use limpet_net_types::PoolName;
 
 use super::{listing, missing};
 use crate::alloc::pick::usage;
-use crate::http::extract::{Body, Params};
+use crate::http::extract::{Body, Change, Params, Patch};
 use crate::http::{Answer, App, Done};
 use crate::rules::pools as rules;
 use crate::state::{Entry, PoolEntry, State};
+
+impl Change for PoolChange {
+    const FIXED: &'static [&'static str] = &["network", "range", "block_size"];
+}
 
 fn used(state: &State, pool: &PoolEntry) -> PoolUse {
     PoolUse { pool: pool.record.clone(), usage: usage(state, state.now(), pool) }
@@ -61,7 +65,7 @@ pub(in crate::http) async fn create(
 pub(in crate::http) async fn change(
     Shared(app): Shared<App>,
     Params(name): Params<PoolName>,
-    Body(change): Body<PoolChange>,
+    Patch(change): Patch<PoolChange>,
 ) -> Answer<Versioned<PoolUse>> {
     let decide = move |state: &State| rules::change(state, &name, &change);
     let (pool, _) = app.book.decide(decide).await?;

@@ -8,10 +8,14 @@ use limpet_net_types::{Namespace, NetworkName, WorkloadName};
 
 use super::{Filter, is, listing, missing};
 use crate::alloc::reserve as rules;
-use crate::http::extract::{Body, Params, Query};
+use crate::http::extract::{Body, Change, Params, Patch, Query};
 use crate::http::{Answer, App};
 use crate::keys::ReservationKey;
 use crate::state::{Entry, State};
+
+impl Change for ReservationChange {
+    const FIXED: &'static [&'static str] = &["addresses", "pools", "mac"];
+}
 
 type Path = (NetworkName, Namespace, WorkloadName);
 
@@ -75,7 +79,7 @@ pub(in crate::http) async fn create(
 pub(in crate::http) async fn change(
     Shared(app): Shared<App>,
     Params(path): Params<Path>,
-    Body(change): Body<ReservationChange>,
+    Patch(change): Patch<ReservationChange>,
 ) -> Answer<Versioned<Reservation>> {
     let key = key(path);
     let decide = move |state: &State| rules::change(state, &key, &change);
