@@ -72,7 +72,7 @@ struct Create {
     /// left out
     #[arg(long, value_name = "COUNT")]
     block_size: Option<u32>,
-    /// Which names keep their addresses: all, those that end in -<ordinal> or ask for it, or none
+    /// Which names keep their addresses: all, those that end in a number as web-0 does or ask for it, or none
     #[arg(long, value_parser = cli::word::<Sticky>(STICKY), default_value = "auto")]
     sticky: Sticky,
     /// How long an automatic reservation outlives its last attachment, such as 12h or 7d, or forever; 7d if left
@@ -97,7 +97,7 @@ struct Changes {
     /// Exclude nothing any more
     #[arg(long, conflicts_with = "exclude")]
     no_exclude: bool,
-    /// Which names keep their addresses from now on: all, those that end in -<ordinal> or ask for it, or none
+    /// Which names keep their addresses from now on: all, those that end in a number as web-0 does or ask for it, or none
     #[arg(long, value_parser = cli::word::<Sticky>(STICKY))]
     sticky: Option<Sticky>,
     /// How long automatic reservations made from now on outlive their last attachment: a time or forever
