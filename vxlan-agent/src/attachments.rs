@@ -1,6 +1,5 @@
 //! Edge: what the plugin asks for, passed on: attach, confirm, check, detach, collect garbage, say whether it would go.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use limpet_api::book::{Attachment, AttachmentKey};
@@ -15,7 +14,7 @@ use limpet_net_types::{Family, Mac, NetworkName, Token, Uid, host_ifname};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 
-use crate::agent::{Agent, Patience, State, api_error, not_joined, sentence};
+use crate::agent::{Agent, Pass, Patience, State, api_error, not_joined, sentence};
 use crate::desired::mtu_of;
 use crate::evidence::{Sight, gone};
 use crate::flights::ConnectionId;
@@ -85,18 +84,14 @@ async fn ready(agent: &Agent, name: &NetworkName) -> Result<(), ApiError> {
     }
 }
 
-fn network_problem(
-    state: &State,
-    pass: &crate::agent::Pass,
-    name: &NetworkName,
-) -> Option<ApiError> {
+/// Why an ADD on a network cannot be served by this host's kernel.
+fn network_problem(state: &State, pass: &Pass, name: &NetworkName) -> Option<ApiError> {
     let Some(network) = state.view.networks.get(name) else {
-        let (code, words) = if state.view.position().is_some() {
-            (ErrorCode::NetworkNotFound, format!("there is no network {name}"))
+        return Some(if state.view.position().is_some() {
+            ApiError::new(ErrorCode::NetworkNotFound, format!("there is no network {name}"))
         } else {
-            (ErrorCode::NotJoined, "this host does not know its networks yet".to_owned())
-        };
-        return Some(ApiError::new(code, words));
+            not_joined(state)
+        });
     };
     if is_ready(pass, network.index) {
         return None;
@@ -357,23 +352,25 @@ pub(crate) async fn collect(
 }
 
 /// Whether an ADD on a network could be served, and whether those that were are still well.
-pub(crate) async fn readiness(agent: &Arc<Agent>, network: &NetworkName) -> Readiness {
-    let mut problems = Vec::new();
-    let mut problem = |error, connectivity| problems.push(Problem { error, connectivity });
-    if let Err(error) = agent.session() {
-        problem(error, false);
-    } else if agent.long_silent() {
-        problem(not_joined(&agent.state()), false);
-    } else if let Some(error) = full(agent, network).await {
-        problem(error, false);
-    }
+///
+/// Containers suffer only from what is wrong in the kernel: with no controller all goes on as it was.
+pub(crate) async fn readiness(agent: &Agent, network: &NetworkName) -> Readiness {
+    let problem =
+        |error: ApiError| Problem { connectivity: error.code == ErrorCode::NetworkNotReady, error };
     let pass = agent.passes.borrow().clone();
-    if let Some(error) = network_problem(&agent.state(), &pass, network) {
-        problem(error, true);
-    }
-    for failure in pass.failures {
-        problem(ApiError::new(ErrorCode::NetworkNotReady, failure), true);
-    }
+    let here = network_problem(&agent.state(), &pass, network);
+    let failures =
+        pass.failures.iter().map(|words| ApiError::new(ErrorCode::NetworkNotReady, words.clone()));
+    let elsewhere = match agent.session() {
+        Err(error) => Some(error),
+        Ok(_) if agent.long_silent() => Some(not_joined(&agent.state())),
+        // Whether a network that is not there is full is no question.
+        Ok(_) if here.is_some() => None,
+        Ok(_) => full(agent, network).await,
+    };
+    let mut problems: Vec<Problem> = elsewhere.into_iter().chain(here).map(problem).collect();
+    problems.dedup();
+    problems.extend(failures.map(problem));
     Readiness { problems }
 }
 

@@ -73,7 +73,7 @@ async fn from_controller(config: Config) -> anyhow::Result<Vec<String>> {
         forwarding: forwarding(&seen).await?,
     };
     let Some(desired) = desired(&view, &facts) else { bail!("host {name} has not joined yet") };
-    Ok(commands(&desired, &seen, &mut kernel).await?)
+    Ok(commands(&desired, seen, &mut kernel).await?)
 }
 
 async fn view_of(config: &Config, host: &HostName) -> anyhow::Result<View> {

@@ -1,5 +1,6 @@
 //! Pure: what a host is, from its devices, addresses and routes: its underlay, and where it can be reached.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use limpet_net_types::{Family, NameGlob};
@@ -52,15 +53,9 @@ pub(crate) enum ReachError {
 }
 
 impl Seen {
-    /// The name of a device; what `ip` takes for one if it is not known.
-    pub(crate) fn name(&self, index: u32) -> String {
-        let link = self.links.iter().find(|link| link.index == index);
-        link.map_or_else(|| format!("if{index}"), |link| link.name.clone())
-    }
-
-    /// The index of a device.
-    pub(crate) fn index(&self, name: &str) -> Option<u32> {
-        self.links.iter().find(|link| link.name == name).map(|link| link.index)
+    /// The names of the devices, by their indexes.
+    pub(crate) fn names(&self) -> BTreeMap<u32, &str> {
+        self.links.iter().map(|link| (link.index, link.name.as_str())).collect()
     }
 
     /// The addresses that may be the host's, in the kernel's order.
@@ -90,12 +85,12 @@ impl Seen {
         // Stable: within a device the kernel's order is the operator's.
         global
             .sort_by_key(|(at, address)| (*address != underlay, at.index != link.index, at.index));
-        let on_devices = self
-            .addresses
-            .iter()
-            .map(|found| (self.name(found.address.device), found.address.address));
+        let names = self.names();
+        let on_devices = self.addresses.iter().filter_map(|found| {
+            Some(((*names.get(&found.address.device)?).to_owned(), found.address.address))
+        });
         let mut addresses: Vec<IpAddr> = global.into_iter().map(|(_, address)| address).collect();
-        let mut known = std::collections::BTreeSet::new();
+        let mut known = BTreeSet::new();
         addresses.retain(|address| known.insert(*address));
         Ok(Reach { underlay, mtu: link.mtu, addresses, on_devices: on_devices.collect() })
     }
@@ -141,10 +136,14 @@ mod tests {
 
     use super::*;
 
+    fn index(seen: &Seen, name: &str) -> Option<u32> {
+        seen.links.iter().find(|link| link.name == name).map(|link| link.index)
+    }
+
     fn host(addresses: &[(&str, &str)]) -> Seen {
         let mut seen = Seen::default();
         for (device, address) in addresses {
-            let index = seen.index(device).unwrap_or_else(|| {
+            let index = index(&seen, device).unwrap_or_else(|| {
                 let index = u32::try_from(seen.links.len()).unwrap() + 1;
                 seen.links.push(Link {
                     index,
@@ -172,7 +171,7 @@ mod tests {
             table: 254,
             protocol: 3,
             destination: any.parse().unwrap(),
-            target: RouteTarget::link(seen.index(device).unwrap()),
+            target: RouteTarget::link(index(seen, device).unwrap()),
             source: None,
             metric: 0,
         });

@@ -52,8 +52,7 @@ pub(crate) enum KernelError {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot carry out `{step}`")]
 pub(crate) struct StepFailed {
-    /// The step as a command.
-    pub(crate) step: String,
+    pub(crate) step: Step,
     source: StepError,
 }
 
@@ -122,43 +121,53 @@ impl Kernel {
         })
     }
 
-    /// Reads limpet's entries, and the settings that `desired` needs.
+    /// Reads limpet's entries, and the settings that `desired` needs; updates the devices of `seen`.
+    ///
+    /// The plugin changes the kernel meanwhile. Devices are listed last: what was found before on one that is
+    /// not there any more has gone with it, and must not be taken for something of nobody's.
     pub(crate) async fn tables(
         &mut self,
-        seen: &Seen,
+        seen: &mut Seen,
         desired: &Desired,
         look: Look,
     ) -> Result<Tables, KernelError> {
-        let mut tables = Tables::default();
-        take_links(&mut tables, seen);
-        for index in tables.devices.keys().filter_map(|name| seen.index(name)) {
-            for FdbEntry { mac, vtep, .. } in self.socket.fdb(index).await? {
-                tables.fdb.insert(Fdb { device: seen.name(index), mac, vtep });
-            }
+        let ruleset = self.ruleset(look).await?;
+        let mut fdb = Vec::new();
+        for link in seen.links.iter().filter(|link| is_device_name(&link.name)) {
+            fdb.extend(self.socket.fdb(link.index).await?);
         }
-        for found in self.socket.neighbours(None).await? {
-            let device = seen.name(found.device);
-            let ours = is_device_name(&device) || is_veth_name(&device);
-            if let Some(entry) = found.as_permanent().filter(|_| ours) {
+        let neighbours = self.socket.neighbours(None).await?;
+        let nexthops = self.socket.nexthops().await?;
+        let mut routes = Vec::new();
+        for table in [TABLE_OVERLAY, TABLE_HOSTS] {
+            routes.extend(self.socket.routes(RouteFilter { table, protocol: PROTOCOL }).await?);
+        }
+        let rules = self.socket.rules().await?;
+        seen.links = self.socket.links().await?;
+
+        let mut tables = Tables { ruleset, ..Tables::default() };
+        let names = &seen.names();
+        let name = |index: u32| names.get(&index).map(|name| (*name).to_owned());
+        take_links(&mut tables, seen);
+        for FdbEntry { device, mac, vtep, .. } in fdb {
+            tables.fdb.extend(name(device).map(|device| Fdb { device, mac, vtep }));
+        }
+        for found in neighbours {
+            let device = name(found.device);
+            let ours = device.filter(|name| is_device_name(name) || is_veth_name(name));
+            if let (Some(device), Some(entry)) = (ours, found.as_permanent()) {
                 tables.neighbours.insert((device, entry.address), entry.mac);
             }
         }
-        for found in self.socket.nexthops().await? {
+        for found in nexthops {
             let ours = found.protocol == PROTOCOL;
-            tables
-                .nexthops
-                .insert(found.id, FoundNexthop { ours, leads: leads(&found.kind, seen) });
+            let leads = leads(&found.kind, names);
+            tables.nexthops.insert(found.id, FoundNexthop { ours, leads });
         }
-        for table in [TABLE_OVERLAY, TABLE_HOSTS] {
-            let filter = RouteFilter { table, protocol: PROTOCOL };
-            let routes = self.socket.routes(filter).await?;
-            tables.routes.extend(routes.iter().map(|route| found_route(route, seen)));
-        }
-        let rules = self.socket.rules().await?;
+        tables.routes = routes.iter().filter_map(|route| found_route(route, names)).collect();
         let ours = rules.into_iter().filter(|rule| rule.protocol == PROTOCOL);
         tables.rules = ours.map(found_rule).collect();
         tables.settings = read_settings(settings_of(desired, &tables)).await?;
-        tables.ruleset = self.ruleset(look).await?;
         Ok(tables)
     }
 
@@ -186,7 +195,7 @@ impl Kernel {
                 continue;
             }
             if let Err(source) = self.carry_out_one(&mut indexes, first).await {
-                failed.push(StepFailed { step: first.to_string(), source });
+                failed.push(StepFailed { step: first.clone(), source });
             }
             rest = &rest[1..];
         }
@@ -203,13 +212,13 @@ impl Kernel {
                     requests.push(request);
                     sent.push(step);
                 }
-                Err(source) => failed.push(StepFailed { step: step.to_string(), source }),
+                Err(source) => failed.push(StepFailed { step: step.clone(), source }),
             }
         }
         let results = self.socket.batch(&requests).await;
         let refused = sent.into_iter().zip(results).filter_map(|(step, result)| {
             let source = StepError::Request(result.err()?);
-            Some(StepFailed { step: step.to_string(), source })
+            Some(StepFailed { step: step.clone(), source })
         });
         failed.extend(refused);
         failed
@@ -262,9 +271,10 @@ fn take_links(tables: &mut Tables, seen: &Seen) {
             tables.veths.insert(link.name.clone(), Veth { uid, group: link.group, up: link.up });
         }
     }
+    let names = seen.names();
     for found in &seen.addresses {
-        let device = seen.name(found.address.device);
-        if is_device_name(&device) {
+        let device = names.get(&found.address.device).filter(|name| is_device_name(name));
+        if let Some(device) = device.map(|name| (*name).to_owned()) {
             let (address, length) = (found.address.address, found.address.length);
             tables.addresses.insert(Address { device, ip: address, length });
         }
@@ -287,10 +297,11 @@ fn new_vxlan(name: &str, device: &Device) -> Result<NewVxlan, StepError> {
     Ok(NewVxlan { name, mac, mtu, group, vxlan })
 }
 
-fn leads(kind: &NexthopKind, seen: &Seen) -> Nexthop {
+fn leads(kind: &NexthopKind, names: &BTreeMap<u32, &str>) -> Nexthop {
     match kind {
         NexthopKind::Gateway { device, gateway: std::net::IpAddr::V6(via), onlink: false } => {
-            Nexthop::Hop(Hop { device: seen.name(*device), via: *via })
+            let hop = |name: &&str| Nexthop::Hop(Hop { device: (*name).to_owned(), via: *via });
+            names.get(device).map_or(Nexthop::Other, hop)
         }
         NexthopKind::Group { members, resilient: Some(resilient) }
             if resilient.buckets == BUCKETS && members.iter().all(|member| member.weight == 1) =>
@@ -301,17 +312,18 @@ fn leads(kind: &NexthopKind, seen: &Seen) -> Nexthop {
     }
 }
 
-fn found_route(route: &RtRoute, seen: &Seen) -> Route {
+/// None of a route that has gone with its device.
+fn found_route(route: &RtRoute, names: &BTreeMap<u32, &str>) -> Option<Route> {
     let RtRoute { table, destination, metric, source, .. } = *route;
     let target = match route.target {
         RouteTarget::Nexthop(id) => Target::Nexthop(id),
         RouteTarget::Device { index, gateway: None, onlink: false } => {
-            Target::Link(seen.name(index))
+            Target::Link((*names.get(&index)?).to_owned())
         }
         RouteTarget::Unreachable => Target::Unreachable,
         _ => Target::Other,
     };
-    Route { key: RouteKey { table, destination, metric }, target, source }
+    Some(Route { key: RouteKey { table, destination, metric }, target, source })
 }
 
 fn found_rule(rule: RtRule) -> Rule {

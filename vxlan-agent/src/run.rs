@@ -60,6 +60,7 @@ async fn passes(agent: &Agent, dead: &Notify, stop: &CancellationToken) -> Resul
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut due: Option<Instant> = None;
     let mut ours: Vec<u32> = Vec::new();
+    let mut passing: Vec<String> = Vec::new();
     let mut gather = GATHER;
     loop {
         let at = due.unwrap_or_else(|| Instant::now() + RESYNC);
@@ -79,9 +80,13 @@ async fn passes(agent: &Agent, dead: &Notify, stop: &CancellationToken) -> Resul
         };
         due = None;
         let begun = Instant::now();
-        match pass(agent, &mut kernel, look).await {
+        match pass(agent, &mut kernel, (look, &passing)).await {
             Ok(done) => {
                 ours = done.ours;
+                passing = done.passing;
+                if done.again {
+                    due = Some(Instant::now() + RETRY);
+                }
                 if done.dead {
                     dead.notify_one();
                 }
@@ -113,22 +118,41 @@ struct Done {
     ours: Vec<u32>,
     /// Whether interfaces wait for their deletion.
     dead: bool,
+    /// Whether something was not done.
+    again: bool,
+    /// What was not done about containers, who may have gone in the same moment.
+    passing: Vec<String>,
 }
 
-async fn pass(agent: &Agent, kernel: &mut Kernel, look: Look) -> Result<Done, KernelError> {
-    let seen = kernel.seen().await?;
+/// One pass. `passing` is what the last one left undone about containers: only what is left undone twice is wrong.
+async fn pass(
+    agent: &Agent,
+    kernel: &mut Kernel,
+    (look, passing): (Look, &[String]),
+) -> Result<Done, KernelError> {
+    let mut seen = kernel.seen().await?;
     let Some(desired) = outlook(agent, &seen).await? else { return Ok(Done::default()) };
-    let found = kernel.tables(&seen, &desired, look).await?;
+    let found = kernel.tables(&mut seen, &desired, look).await?;
     let steps = plan(&desired, &found);
     if !steps.is_empty() {
         info!(steps = steps.len(), "making the kernel right");
     }
     let failed = kernel.carry_out(&seen, &steps).await;
-    let failures = failed.iter().map(|failed| sentence(failed)).collect::<Vec<String>>();
+    let (mut failures, mut maybe) = (Vec::new(), Vec::new());
+    for failed in &failed {
+        let words = sentence(failed);
+        if failed.step.veth().is_some() {
+            maybe.push(words.clone());
+        }
+        if failed.step.veth().is_none() || passing.contains(&words) {
+            failures.push(words);
+        }
+    }
     report(agent, &desired, (&steps, failures), &found);
     let of_limpet = |name: &str| is_device_name(name) || is_veth_name(name);
     let ours = seen.links.iter().filter(|link| of_limpet(&link.name)).map(|link| link.index);
-    Ok(Done { ours: ours.collect(), dead: has_dead(&found) })
+    let (dead, again) = (has_dead(&found), !failed.is_empty());
+    Ok(Done { ours: ours.collect(), dead, again, passing: maybe })
 }
 
 /// What should be, with where the host is reached as it is now. None while the cluster is not known.
@@ -193,10 +217,10 @@ fn report_failures(agent: &Agent, failures: Vec<String>) {
 /// The commands that would make the kernel right now; none are carried out.
 pub(crate) async fn commands(
     desired: &Desired,
-    seen: &Seen,
+    mut seen: Seen,
     kernel: &mut Kernel,
 ) -> Result<Vec<String>, KernelError> {
-    let found = kernel.tables(seen, desired, Look::Again).await?;
+    let found = kernel.tables(&mut seen, desired, Look::Again).await?;
     Ok(plan(desired, &found).iter().map(ToString::to_string).collect())
 }
 

@@ -236,7 +236,7 @@ async fn planned(agent: &Agent) -> Result<Option<Vec<String>>, KernelError> {
     let mut kernel = Kernel::open()?;
     let seen = kernel.seen().await?;
     match outlook(agent, &seen).await? {
-        Some(desired) => Ok(Some(commands(&desired, &seen, &mut kernel).await?)),
+        Some(desired) => Ok(Some(commands(&desired, seen, &mut kernel).await?)),
         None => Ok(None),
     }
 }

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use limpet_net_types::{Family, Mac};
 
-use crate::layout::{Address, Device, Fdb, Nexthop, PROTOCOL, Route, Rule, Setting, Vxlan};
+use crate::layout::{
+    Address, Device, Fdb, Nexthop, PROTOCOL, Route, Rule, Setting, Target, Vxlan, is_veth_name,
+};
 use crate::nft::Ruleset;
 
 /// One change. Setting replaces, and deleting what is not there succeeds.
@@ -45,6 +47,21 @@ pub(crate) enum Step {
     DelRoute(Route),
     SetRule(Rule),
     DelRule(Rule),
+}
+
+impl Step {
+    /// The container's interface that it is about, if it is about one.
+    pub(crate) fn veth(&self) -> Option<&str> {
+        let device = match self {
+            Self::ChangeDevice { name, .. } => name,
+            Self::SetSetting(setting, _) => &setting.device,
+            Self::SetNeighbour { device, .. } | Self::DelNeighbour { device, .. } => device,
+            Self::SetRoute(Route { target: Target::Link(device), .. })
+            | Self::DelRoute(Route { target: Target::Link(device), .. }) => device,
+            _ => return None,
+        };
+        is_veth_name(device).then_some(device)
+    }
 }
 
 /// The command; of the nftables table the whole text that `nft` reads.

@@ -24,7 +24,7 @@ fn host(name: &str, n: u8, roles: &[Role]) -> Host {
     Host {
         name: name.parse().unwrap(),
         roles: roles.iter().copied().collect(),
-        labels: Default::default(),
+        labels: BTreeMap::default(),
         external,
         vtep_mac: Mac::new([2, 0x4c, 0, 0, 0, n]).unwrap(),
         underlay: Some(format!("192.0.2.{n}").parse().unwrap()),
@@ -429,10 +429,14 @@ fn do_harm(mut found: Tables, harm: &Harm) -> Tables {
             }
         }
         Harm::Mtu(n) => {
-            nth(&devices, *n).and_then(|name| Some(found.devices.get_mut(&name)?.mtu = 1300));
+            if let Some(name) = nth(&devices, *n) {
+                found.devices.entry(name).and_modify(|device| device.mtu = 1300);
+            }
         }
         Harm::NotVxlan(n) => {
-            nth(&devices, *n).and_then(|name| Some(found.devices.get_mut(&name)?.vxlan = None));
+            if let Some(name) = nth(&devices, *n) {
+                found.devices.entry(name).and_modify(|device| device.vxlan = None);
+            }
         }
         Harm::Foreign(n) => {
             if let Some(id) = nth(&ids, *n) {
