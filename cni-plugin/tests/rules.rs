@@ -496,6 +496,19 @@ fn check_allows_for_what_later_plugins_changed() {
 }
 
 #[test]
+fn check_finds_an_mtu_that_the_overlay_does_not_carry_though_no_result_lists_it() {
+    let mut lab = Lab::new();
+    lab.add();
+    lab.container.sh("ip link set eth0 mtu 1400");
+    lab.call("CHECK").ok();
+    lab.container.sh("ip link set eth0 mtu 1500");
+    let answer = lab.call("CHECK");
+    assert!(
+        answer.code() == 103 && answer.said().contains("has MTU 1500, the overlay carries 1450")
+    );
+}
+
+#[test]
 fn gc_takes_both_spellings_and_speaks_for_one_network_and_runtime() {
     let entry = |container: &str| json!({"containerID": container, "ifname": "eth0"});
     let lab = Lab::new()

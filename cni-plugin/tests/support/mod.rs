@@ -147,7 +147,7 @@ impl Lab {
             ns.sh("ip link set lo up");
         }
         host.sh("ip addr add 192.0.2.1/32 dev lo");
-        host.sh("ip addr add 2001:db8::1/128 dev lo");
+        host.sh("ip addr add 2001:db8::1/128 dev lo nodad");
         let agent = FakeAgent::start();
         let config = json!({
             "cniVersion": "1.0.0",
