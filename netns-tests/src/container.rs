@@ -59,6 +59,11 @@ impl Container {
         command
     }
 
+    /// Takes its namespace away, as a runtime does once the container is dead.
+    pub fn delete(&self) {
+        drop(sh(&format!("ip netns del {}", self.id)));
+    }
+
     /// Calls `act` on a thread of its own inside it.
     pub fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         inside(&self.netns(), act)

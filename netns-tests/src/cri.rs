@@ -143,8 +143,9 @@ impl Containerd {
     /// What the runtime answers.
     pub fn serve(&self, sandbox: &Sandbox, text: &str) -> Result<(), String> {
         let script = format!("echo {text} > /www/index.html; exec httpd -f -p 80 -h /www");
+        let attempt = sandbox.config.metadata.as_ref().map_or(0, |pod| pod.attempt);
         let config = ContainerConfig {
-            metadata: Some(ContainerMetadata { name: "web".to_owned(), attempt: 0 }),
+            metadata: Some(ContainerMetadata { name: "web".to_owned(), attempt }),
             image: Some(ImageSpec { image: BUSYBOX_IMAGE.to_owned(), ..Default::default() }),
             args: vec!["-c".to_owned(), script],
             ..ContainerConfig::default()

@@ -37,6 +37,8 @@ pub struct Datacentre {
     pub controller: Controller,
     /// What connects the hosts.
     pub underlay: Fabric,
+    /// What connects the gateway and the machine that never joined.
+    pub outside: Fabric,
 }
 
 impl Datacentre {
@@ -61,7 +63,9 @@ impl Datacentre {
             Agent::new(&on(name, number), &controller.url(), "--role node").started()
         };
         let (a, b) = (agent("node-a", 1), agent("node-b", 2));
-        let made = Self { a, b, metal: None, gateway: None, plain: None, controller, underlay };
+        let outside = Fabric::new("outside");
+        let made =
+            Self { a, b, metal: None, gateway: None, plain: None, controller, underlay, outside };
         made.settle();
         made
     }
@@ -80,9 +84,8 @@ impl Datacentre {
             host
         };
         let (metal, gateway, plain) = (on("metal-1", 50), on("gw-1", 9), Host::new("plain-1"));
-        let outside = Fabric::new("outside");
-        outside.join(&gateway, "eth1", &["198.51.100.1/24", "2001:db8:e::1/64"]);
-        outside.join(&plain, "eth0", &["198.51.100.77/24", "2001:db8:e::77/64"]);
+        made.outside.join(&gateway, "eth1", &["198.51.100.1/24", "2001:db8:e::1/64"]);
+        made.outside.join(&plain, "eth0", &["198.51.100.77/24", "2001:db8:e::77/64"]);
         plain.run(&format!("ip route add {} via 198.51.100.1", POOLS[0]));
         plain.run(&format!("ip route add {} via 2001:db8:e::1", POOLS[1]));
         let url = made.controller.url();

@@ -1,5 +1,7 @@
 //! Edge: what connects hosts: one Ethernet segment, a bridge in a network namespace of its own.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use crate::host::Host;
 use crate::run::sh;
 
@@ -23,10 +25,15 @@ impl Fabric {
         let port = format!("p{}", host.unique_name());
         let port = &port[port.len().saturating_sub(15)..];
         let (fabric, netns) = (self.bridge.netns_handle(), host.netns_handle());
+        // A machine that was rebooted has left its end of the cable behind; its card is still the same one.
+        let mac = mac(port);
         drop(sh(&format!(
-            "ip -n {fabric} link add {port} type veth peer name {device} netns {netns}; \
+            "ip -n {fabric} link del {port} 2> /dev/null || true; \
+             ip -n {fabric} link add {port} type veth peer name {device} address {mac} netns {netns}; \
              ip -n {fabric} link set {port} master br0 up"
         )));
+        // Also the link-local address, without which a router cannot ask for a neighbour.
+        host.run(&format!("sysctl -qw net.ipv6.conf.{device}.accept_dad=0"));
         for address in addresses {
             host.run(&format!("ip addr add {address} dev {device} {}", nodad(address)));
         }
@@ -42,6 +49,14 @@ impl Fabric {
         }
         fabric
     }
+}
+
+/// The MAC address of the card at the end of this cable.
+fn mac(port: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    port.hash(&mut hasher);
+    let bytes = hasher.finish().to_be_bytes().map(|byte| format!("{byte:02x}"));
+    format!("02:{}", bytes[..5].join(":"))
 }
 
 /// Duplicate address detection would keep an IPv6 address unusable for its first second.

@@ -2,11 +2,12 @@
 //! `nft monitor` see it.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::host::Host;
 use crate::program::Process;
-use crate::run::{unique, wait_until};
+use crate::run::unique;
 
 /// Records every change of a host's links, addresses, routes, rules, nexthops, neighbours and nftables.
 #[derive(Debug)]
@@ -41,12 +42,9 @@ impl KernelWatch {
         self.flush();
         let lines = self.monitors.iter().map(Process::output).collect::<Vec<_>>().join("\n");
         let ours = |line: &&str| line.contains("lmark") || line.starts_with("# new generation");
-        // A neighbour on the underlay that is asked again and answers is the kernel's own doing.
-        let own = |line: &&str| {
-            ["REACHABLE", "STALE", "DELAY", "PROBE"]
-                .iter()
-                .any(|state| line.trim_end().ends_with(state))
-        };
+        // A neighbour on the underlay that the kernel asks for by itself is nobody's change.
+        let states = ["REACHABLE", "STALE", "DELAY", "PROBE", "INCOMPLETE", "FAILED"];
+        let own = |line: &&str| states.iter().any(|state| line.trim_end().ends_with(state));
         lines
             .lines()
             .filter(|l| !l.trim().is_empty() && !ours(l) && !own(l))
@@ -54,20 +52,26 @@ impl KernelWatch {
             .collect()
     }
 
-    /// Makes a change of our own that no test could mistake and waits until both monitors told of it:
-    /// then they told of everything before it.
+    /// Makes a change that no test could mistake until both monitors told of it: then they told of
+    /// everything before it. The first one may come before a monitor that has just been started listens.
     fn flush(&self) {
-        let mark = unique("lmark").replace('-', "");
-        self.host.run(&format!("\
-            nft add table ip {mark} && nft delete table ip {mark}; ip link add {mark} type bridge && ip link del {mark}"));
-        wait_until(Duration::from_secs(10), "the monitors tell of our own change", || {
-            self.monitors.iter().all(|monitor| {
-                let text = monitor.output();
-                text.lines().any(|line| {
-                    (line.contains("delete table") || line.contains("Deleted"))
-                        && line.contains(&mark)
-                })
-            })
-        });
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            let mark = unique("lmark").replace('-', "");
+            self.host.run(&format!(
+                "nft add table ip {mark}; nft delete table ip {mark}; \
+                 ip link add {mark} type bridge; ip link del {mark}"
+            ));
+            let told = |line: &str| {
+                (line.contains("delete table") || line.contains("Deleted")) && line.contains(&mark)
+            };
+            for _ in 0..25 {
+                if self.monitors.iter().all(|monitor| monitor.output().lines().any(told)) {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+            assert!(Instant::now() < end, "the monitors do not tell of our own changes");
+        }
     }
 }

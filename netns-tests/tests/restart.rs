@@ -92,7 +92,8 @@ fn an_agent_mends_what_somebody_else_broke() {
     dc.settle_on(&db, &dc.b);
     let works = || web.container.try_sh(&format!("ping -c 1 -W 0.3 {}", db.v4())).is_ok();
     for breaks in [
-        "ip route flush table 7601",
+        "for d in $(ip -j route show table 7601 | jq -r .[].dst); do ip route del $d table 7601; done",
+        "for d in $(ip -j -6 route show table 7601 | jq -r .[].dst); do ip -6 route del $d table 7601; done",
         "ip neigh flush dev limpet1 nud permanent",
         "ip nexthop flush proto 76",
         "ip link set limpet1 down",

@@ -83,7 +83,9 @@ impl Node {
     }
 }
 
+/// Connects a machine as a Kubernetes node is set up: IPv4 forwarding is on, which kubeadm asks for.
 fn plug(underlay: &Fabric, host: &Host, number: u8) {
+    host.run("sysctl -qw net.ipv4.ip_forward=1");
     underlay.join(
         host,
         "eth0",
@@ -105,7 +107,7 @@ fn serves(node: &Node, sandbox: &Sandbox, text: &str) {
 
 #[test]
 fn a_pod_is_reached_from_everywhere_and_keeps_its_addresses_on_another_host() {
-    let Cluster { a, b, controller, .. } = Cluster::new();
+    let Cluster { a, b, controller, underlay: _underlay, .. } = Cluster::new();
     let web = PodName::new("shop", "web-0", "uid-1");
     let first = a.run(&web);
     serves(&a, &first, "web-0");
@@ -133,7 +135,7 @@ fn a_pod_is_reached_from_everywhere_and_keeps_its_addresses_on_another_host() {
 
 #[test]
 fn a_published_port_works_beside_limpet() {
-    let Cluster { a, b, .. } = Cluster::new();
+    let Cluster { a, b, controller: _controller, underlay: _underlay, .. } = Cluster::new();
     let sandbox =
         a.runtime.run_pod(&PodName::new("shop", "web-0", "uid-1"), &[(8080, 80)]).unwrap();
     a.runtime.serve(&sandbox, "published").unwrap();

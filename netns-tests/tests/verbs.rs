@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use netns_tests::{Agent, Answer, Call, Datacentre, Pod, sh, wait_until};
+use netns_tests::{Agent, Answer, Call, Datacentre, Pod, wait_until};
 use serde_json::json;
 
 /// GC as a runtime calls it, with the attachments that it still knows of.
@@ -40,7 +40,7 @@ fn gc_ends_what_is_gone_and_leaves_alone_what_is_there() {
     let [known, forgotten, gone] = ["web-0", "web-1", "web-2"].map(|name| dc.a.add("shop", name));
     let elsewhere = dc.b.add("shop", "web-3");
     // Its container died without a DEL.
-    drop(sh(&format!("ip netns del {}", gone.container.id())));
+    gone.container.delete();
     wait_until(Duration::from_secs(5), "the dead container's veth is gone", || {
         !dc.a.has_device(&Agent::host_end(&gone))
     });
