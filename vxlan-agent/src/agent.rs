@@ -180,6 +180,7 @@ impl Agent {
             boot: self.identity.boot,
             underlay: reach.underlay,
             addresses: reach.addresses.clone(),
+            on_link: reach.on_link.clone(),
             roles: self.config.role.iter().copied().collect(),
             external: self.config.external.iter().copied().collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -189,7 +190,9 @@ impl Agent {
     /// Takes in where the host is reached, and returns whether that is news.
     pub(crate) fn reached(&self, reach: Result<Reach, String>) -> bool {
         let mut state = self.state();
-        let told = |reach: &Reach| (reach.underlay, reach.addresses.clone());
+        let told = |reach: &Reach| {
+            (reach.underlay, reach.addresses.clone(), reach.on_link.clone())
+        };
         let before = state.reach.as_ref().map(|reach| reach.as_ref().map(told));
         let news = before != Some(reach.as_ref().map(told));
         state.reach = Some(reach);

@@ -58,15 +58,31 @@ pub(crate) async fn attach(
     let uid = random().map_err(|error| ApiError::new(ErrorCode::Internal, sentence(&error)))?;
     agent.state().flights.begin(uid, connection, key.clone());
     let claim = Claim { agent, key: &key, uid, wanted, deadline, connect_by };
-    let answer = claim.make().await.and_then(|claimed| {
-        let mut state = agent.state();
-        state.view.claimed(&claimed);
-        attach_of(&state, &claimed.attachment)
-    });
+    let answer = claim.make().await.and_then(|claimed| agent.state().take_claim(&claimed));
     if answer.is_err() {
-        agent.state().flights.end(uid);
+        let mut state = agent.state();
+        state.flights.end(uid);
+        if state.endings.contains_key(&uid) {
+            agent.tend.notify_one();
+        }
     }
     answer
+}
+
+impl State {
+    /// Takes in a claim that was granted. If its plugin has gone meanwhile no interface will come of it.
+    fn take_claim(&mut self, claimed: &Claimed) -> Result<Attach, ApiError> {
+        let uid = claimed.attachment.uid;
+        self.view.claimed(claimed);
+        let attach = attach_of(self, &claimed.attachment);
+        if !self.flights.has(uid) || attach.is_err() {
+            self.endings.insert(uid, Key::of(&claimed.attachment));
+        }
+        if self.flights.has(uid) {
+            return attach;
+        }
+        Err(not_found(&Key::of(&claimed.attachment), "was given up while it was claimed"))
+    }
 }
 
 /// Waits for a network's device, for as long as a network that was made just now takes to arrive.
@@ -112,10 +128,7 @@ async fn end_earlier(agent: &Agent, veths: &Veths, key: &Key, connection: Connec
         let mut state = agent.state();
         state.forgotten.remove(key);
         // What this connection began and asks for again is given up by that.
-        let own: Vec<Uid> = state.flights.of(key, connection).collect();
-        for uid in own {
-            state.flights.end(uid);
-        }
+        state.flights.give_up(key, Some(connection));
         let known = state.view.attachment(key).map(|attachment| attachment.uid);
         known.filter(|uid| !state.flights.has(*uid))
     };
@@ -198,7 +211,6 @@ impl Claim<'_> {
         if let Some(session) = unknown {
             self.agent.spoil(session);
             self.agent.state().endings.insert(self.uid, self.key.clone());
-            self.agent.tend.notify_one();
         }
         error
     }
@@ -284,12 +296,13 @@ pub(crate) async fn detach(agent: &Agent, key: &Key, uid: Option<Uid>) -> Detach
         // An ADD that gave up may have left one that is not known yet.
         let pending = state.endings.iter().find(|(_, of)| *of == key).map(|(uid, _)| *uid);
         let known = uid.or(of_key).or(pending);
-        match known {
+        if known.is_none() && state.view.position().is_none() {
+            state.forgotten.insert(key.clone());
+        }
+        match uid {
             Some(uid) => state.flights.end(uid),
-            None if state.view.position().is_none() => {
-                state.forgotten.insert(key.clone());
-            }
-            None => {}
+            // A claim that is still under way is ended when it is answered.
+            None => state.flights.give_up(key, None),
         }
         known
     };

@@ -19,7 +19,7 @@ use std::net::IpAddr;
 use limpet_api::config::{Host, Network, Role};
 use limpet_net_types::{
     Family, HostName, Mac, Mtu, MtuTooSmall, NetworkName, Prefix, Range, Uid, host_ifname,
-    host_prefix, link_local, overlay_mtu,
+    host_prefix, link_local, overlay_mtu, vxlan_overhead,
 };
 
 use crate::layout::{
@@ -115,6 +115,16 @@ pub(crate) enum LayoutProblem {
     /// A network has no device here.
     #[error("network {network} has no device on this host: {reason}")]
     NoDevice { network: NetworkName, reason: String },
+    /// A network's packets do not fit the underlay.
+    #[error(
+        "network {network} has an MTU of {mtu}, the underlay of this host leaves {most}: larger packets are lost"
+    )]
+    TooLarge { network: NetworkName, mtu: Mtu, most: u32 },
+    /// A host cannot be reached.
+    #[error(
+        "host {host} has its underlay at {underlay}, which this host's {family} underlay does not reach"
+    )]
+    OtherUnderlay { host: HostName, underlay: IpAddr, family: Family },
     /// The host has no global address of a family.
     #[error(
         "this host has no global {family} address: its {family} packets from and to containers have no source"
@@ -137,6 +147,7 @@ pub(crate) fn desired(view: &View, facts: &HostFacts) -> Option<Desired> {
     let underlay = host.underlay?;
     let mut layout = Layout { view, facts, host, underlay, desired: Desired::default() };
     layout.desired.forwarding = Some(facts.forwarding.clone());
+    layout.unreachable();
     layout.networks();
     layout.hosts();
     layout.gateways();
@@ -176,10 +187,16 @@ struct Layout<'a> {
 }
 
 impl Layout<'_> {
-    /// The other hosts that have joined, and the ways to them.
+    /// The other hosts that have joined and can be reached.
     fn others(&self) -> impl Iterator<Item = (&Host, IpAddr)> {
         let others = self.view.hosts.values().filter(|host| host.name != self.host.name);
-        others.filter_map(|host| Some((host, host.underlay?)))
+        let joined = others.filter_map(|host| Some((host, host.underlay?)));
+        joined.filter(|(_, underlay)| self.reaches(*underlay))
+    }
+
+    /// A VXLAN device sends over one family.
+    fn reaches(&self, underlay: IpAddr) -> bool {
+        Family::of(underlay) == Family::of(self.underlay)
     }
 
     /// The device of a network, where the network has one here.
@@ -213,11 +230,24 @@ impl Layout<'_> {
         }
     }
 
+    /// The hosts that this one cannot reach.
+    fn unreachable(&mut self) {
+        let family = Family::of(self.underlay);
+        let joined = self.view.hosts.values().filter_map(|host| Some((host, host.underlay?)));
+        let problems: Vec<_> = joined
+            .filter(|(_, underlay)| !self.reaches(*underlay))
+            .map(|(host, underlay)| {
+                let host = host.name.clone();
+                LayoutProblem::OtherUnderlay { host, underlay, family }
+            })
+            .collect();
+        self.desired.problems.extend(problems);
+    }
+
     fn networks(&mut self) {
         let view = self.view;
         for network in view.networks.values() {
             let name = device_name(network.index);
-            // The kernel checks only that the inner packet fits the device, and would fragment the outer one.
             let mtu = match mtu_of(network, self.facts, self.underlay) {
                 Ok(mtu) => mtu,
                 Err(error) => {
@@ -226,6 +256,11 @@ impl Layout<'_> {
                     continue;
                 }
             };
+            let most = self.facts.underlay_mtu.saturating_sub(vxlan_overhead(self.underlay));
+            if u32::from(mtu) > most {
+                let network = network.name.clone();
+                self.desired.problems.push(LayoutProblem::TooLarge { network, mtu, most });
+            }
             let mac = self.host.vtep_mac;
             let vxlan = Vxlan { vni: network.vni, local: self.underlay, port: network.port, mac };
             let group = group_of(network.index);
@@ -307,7 +342,8 @@ impl Layout<'_> {
     fn overlay(&mut self, network: &NetworkName, destination: Prefix, host: &HostName) {
         let Some(device) = self.device(network) else { return };
         let other = self.view.hosts.get(host).filter(|other| other.name != self.host.name);
-        if let Some(other) = other.filter(|other| other.underlay.is_some()) {
+        if let Some(other) = other.filter(|other| other.underlay.is_some_and(|at| self.reaches(at)))
+        {
             let way = Way::Hop(hop(&device, other));
             self.route(TABLE_OVERLAY, destination, way);
         }

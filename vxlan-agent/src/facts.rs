@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use limpet_net_types::{Family, NameGlob};
+use limpet_net_types::{Family, NameGlob, Prefix};
 use limpet_rtnl::{FoundAddress, Link, Route, RouteTarget, Scope};
 
 use crate::layout::{is_device_name, is_veth_name};
@@ -25,6 +25,8 @@ pub(crate) struct Reach {
     pub(crate) mtu: u32,
     /// Its global addresses, the primary one of each family first.
     pub(crate) addresses: Vec<IpAddr>,
+    /// The prefixes on its links, those of a single address left out.
+    pub(crate) on_link: BTreeSet<Prefix>,
     /// All addresses and their devices.
     pub(crate) on_devices: Vec<(String, IpAddr)>,
 }
@@ -60,12 +62,19 @@ impl Seen {
 
     /// The addresses that may be the host's, in the kernel's order.
     fn global<'a>(&'a self, choice: &'a Choice) -> impl Iterator<Item = (&'a Link, IpAddr)> {
+        self.global_found(choice).map(|(link, found)| (link, found.address.address))
+    }
+
+    fn global_found<'a>(
+        &'a self,
+        choice: &'a Choice,
+    ) -> impl Iterator<Item = (&'a Link, &'a FoundAddress)> {
         let usable = |found: &&FoundAddress| {
             found.scope == Scope::Global && found.usable && !found.temporary
         };
         let addresses = self.addresses.iter().filter(usable).filter_map(|found| {
             let link = self.links.iter().find(|link| link.index == found.address.device)?;
-            Some((link, found.address.address))
+            Some((link, found))
         });
         addresses.filter(|(link, _)| {
             let name = link.name.as_str();
@@ -92,7 +101,14 @@ impl Seen {
         let mut addresses: Vec<IpAddr> = global.into_iter().map(|(_, address)| address).collect();
         let mut known = BTreeSet::new();
         addresses.retain(|address| known.insert(*address));
-        Ok(Reach { underlay, mtu: link.mtu, addresses, on_devices: on_devices.collect() })
+        let on_link = self.on_link(choice);
+        Ok(Reach { underlay, mtu: link.mtu, addresses, on_link, on_devices: on_devices.collect() })
+    }
+
+    fn on_link(&self, choice: &Choice) -> BTreeSet<Prefix> {
+        let addresses = self.global_found(choice).map(|(_, found)| found.address);
+        let shared = addresses.filter(|at| at.length < Family::of(at.address).bits());
+        shared.map(|at| Prefix::containing(at.address, at.length)).collect()
     }
 
     fn on_device(&self, wanted: IpAddr) -> Option<(&Link, IpAddr)> {

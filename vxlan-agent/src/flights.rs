@@ -36,13 +36,35 @@ impl Flights {
         self.0.contains_key(&uid)
     }
 
-    /// The incarnations that are being made for a key by a connection.
-    pub(crate) fn of<'a>(
-        &'a self,
-        key: &'a Key,
-        connection: ConnectionId,
-    ) -> impl Iterator<Item = Uid> + 'a {
-        let own = move |(by, of): &(ConnectionId, Key)| *by == connection && of == key;
-        self.0.iter().filter(move |(_, flight)| own(flight)).map(|(uid, _)| *uid)
+    /// No interface will come of what was begun for a key; by one connection, or by any.
+    pub(crate) fn give_up(&mut self, key: &Key, connection: Option<ConnectionId>) {
+        let by_it = |by: ConnectionId| connection.is_none_or(|connection| connection == by);
+        self.0.retain(|_, (by, of)| of != key || !by_it(*by));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use limpet_net_types::Token;
+
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn what_a_connection_began_ends_with_it_or_with_its_key() {
+        let key = |n| Key::of(&fixture::attachment(n, 0));
+        let uid = Token::from_bits;
+        let mut flights = Flights::default();
+        for (n, connection) in [(1_u8, 1), (2, 1), (1, 2), (3, 3)] {
+            flights.begin(uid(u128::from(n) * 10 + u128::from(connection)), connection, key(n));
+        }
+        flights.give_up(&key(1), Some(2));
+        assert_eq!((flights.has(uid(11)), flights.has(uid(12))), (true, false));
+        flights.give_up(&key(2), None);
+        assert!(!flights.has(uid(21)));
+        flights.close(1);
+        assert!(!flights.has(uid(11)));
+        flights.end(uid(33));
+        assert_eq!(flights, Flights::default());
     }
 }

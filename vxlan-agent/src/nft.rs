@@ -24,7 +24,7 @@ pub(crate) struct Ruleset {
     pub(crate) external: BTreeSet<String>,
 }
 
-/// As `nft` lists it, but for white space.
+/// As `nft` reads it.
 impl fmt::Display for Ruleset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pools = |family| {
@@ -48,13 +48,13 @@ impl fmt::Display for Ruleset {
 
 /// After marks and connection tracking, before routing; and where the packets of others pass.
 const CHAINS: &str = r#"chain prerouting {
-type filter hook prerouting priority -150; policy accept;
+type filter hook prerouting priority -150; policy accept
 iifgroup != @networks ip saddr @pools4 fib saddr type != local drop
 iifgroup != @networks ip6 saddr @pools6 fib saddr type != local drop
 iifname "lc*" fib saddr . iif oif missing drop
 }
 chain forward {
-type filter hook forward priority 0; policy accept;
+type filter hook forward priority 0; policy accept
 iifgroup vmap @from
 ct status dnat accept
 oifgroup @networks iifname != @external drop
@@ -65,7 +65,8 @@ oifgroup @networks iifname != @external drop
 impl Ruleset {
     /// The table in the form in which [`squeezed`] leaves a listing.
     pub(crate) fn listing(&self) -> String {
-        squeezed(&self.to_string())
+        // nft ends the policy with a semicolon, where the end of the line would do.
+        squeezed(&self.to_string().replace("policy accept\n", "policy accept;\n"))
     }
 
     /// What `nft -f` takes: the table is there all the time, old or new and never half.

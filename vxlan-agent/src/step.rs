@@ -55,8 +55,9 @@ impl Step {
         let device = match self {
             Self::ChangeDevice { name, .. } => name,
             Self::SetSetting(setting, _) => &setting.device,
-            Self::SetNeighbour { device, .. } | Self::DelNeighbour { device, .. } => device,
-            Self::SetRoute(Route { target: Target::Link(device), .. })
+            Self::SetNeighbour { device, .. }
+            | Self::DelNeighbour { device, .. }
+            | Self::SetRoute(Route { target: Target::Link(device), .. })
             | Self::DelRoute(Route { target: Target::Link(device), .. }) => device,
             _ => return None,
         };
