@@ -46,15 +46,7 @@ impl Datacentre {
     #[must_use]
     pub fn small() -> Self {
         let underlay = Fabric::new("underlay");
-        let on = |name: &str, number: u8| {
-            let host = Host::new(name);
-            underlay.join(
-                &host,
-                "eth0",
-                &[&format!("192.0.2.{number}/24"), &format!("2001:db8::{number}/64")],
-            );
-            host
-        };
+        let on = |name: &str, number: u8| on(&underlay, name, number);
         let controller = Controller::start(&on("ctl", 200), "192.0.2.200");
         controller.run("network create pods --vni 100");
         controller.run(&format!("pool create pods-v4 --network pods --range {}", POOLS[0]));
@@ -74,15 +66,7 @@ impl Datacentre {
     #[must_use]
     pub fn full() -> Self {
         let mut made = Self::small();
-        let on = |name: &str, number: u8| {
-            let host = Host::new(name);
-            made.underlay.join(
-                &host,
-                "eth0",
-                &[&format!("192.0.2.{number}/24"), &format!("2001:db8::{number}/64")],
-            );
-            host
-        };
+        let on = |name: &str, number: u8| on(&made.underlay, name, number);
         let (metal, gateway, plain) = (on("metal-1", 50), on("gw-1", 9), Host::new("plain-1"));
         made.outside.join(&gateway, "eth1", &["198.51.100.1/24", "2001:db8:e::1/64"]);
         made.outside.join(&plain, "eth0", &["198.51.100.77/24", "2001:db8:e::77/64"]);
@@ -150,6 +134,18 @@ impl Datacentre {
             );
         }
     }
+}
+
+/// A host on the underlay that is as careful about source addresses as a host can be.
+fn on(underlay: &Fabric, name: &str, number: u8) -> Host {
+    let host = Host::new(name);
+    host.run("sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.default.rp_filter=1");
+    underlay.join(
+        &host,
+        "eth0",
+        &[&format!("192.0.2.{number}/24"), &format!("2001:db8::{number}/64")],
+    );
+    host
 }
 
 /// A place that traffic comes from or goes to, with its address of a family.

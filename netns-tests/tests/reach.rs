@@ -1,6 +1,8 @@
 //! Who reaches whom: every direction, both families, and no NAT on the way.
 
-use netns_tests::{Datacentre, Place, Pod, seen_as};
+use std::time::Duration;
+
+use netns_tests::{Datacentre, Host, Place, Pod, Process, seen_as, unique, wait_until};
 
 /// The directions of one family. Each place is named with the address that others see it by.
 fn directions(dc: &Datacentre, pods: [&Pod; 3], v6: bool) -> Vec<(Place, Place)> {
@@ -79,4 +81,47 @@ fn a_large_packet_crosses_the_tunnel_whole() {
     let _ = web.container.sh(&format!("ping -c 1 -W 1 -M do -s 1402 {}", db.v6()));
     let larger = web.container.try_sh(&format!("ping -c 1 -W 1 -M do -s 1423 {}", db.v4()));
     assert!(larger.is_err(), "a packet above the MTU is refused where it is made");
+}
+
+/// Starts to write down what crosses a device, one line a packet.
+fn capture(host: &Host, device: &str, what: &str) -> Process {
+    let mut command = host.command("tcpdump");
+    command.args(["-i", device, "-nn", "-l", "--immediate-mode", "-Z", "root", what]);
+    let capture = Process::start(command, &host.dir().join(unique("capture")));
+    wait_until(Duration::from_secs(5), "tcpdump listens", || {
+        capture.output().contains("listening on")
+    });
+    capture
+}
+
+/// The packets of a capture: everything but what tcpdump says of itself.
+fn packets(capture: &Process) -> Vec<String> {
+    let text = capture.output();
+    text.lines()
+        .filter(|line| line.contains(" > ") || line.contains("ARP"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn nothing_is_asked_for_on_the_overlay_and_everything_is_vxlan_on_the_underlay() {
+    let dc = Datacentre::small();
+    let (a, b) = (dc.a.host(), dc.b.host());
+    let asked = capture(b, "limpet1", "arp or (icmp6 and ip6[40] >= 133 and ip6[40] <= 137)");
+    let carried = capture(b, "eth0", "udp port 4789");
+    let naked = capture(b, "eth0", "net 10.32.0.0/16 or net fd32::/64");
+    let (web, db) = (dc.a.add("shop", "web-0"), dc.b.add("shop", "db-0"));
+    dc.settle_on(&db, &dc.b);
+    for target in [db.v4(), db.v6()] {
+        let _ = web.container.sh(&format!("ping -c 3 -i 0.05 -W 1 {target}"));
+        assert!(a.pings(target, 2));
+    }
+    // An address that nobody has is refused by the host that would have it, and asked for nowhere.
+    let _ =
+        web.container.try_sh("ping -c 2 -i 0.05 -W 0.2 10.32.0.99; ping -c 2 -W 0.2 10.32.99.1");
+    wait_until(Duration::from_secs(5), "the tunnel's packets are seen", || {
+        packets(&carried).len() > 10
+    });
+    assert_eq!(packets(&asked), Vec::<String>::new());
+    assert_eq!(packets(&naked), Vec::<String>::new());
 }
