@@ -1,10 +1,12 @@
 //! Pure: the records of the store that are nobody's answer: who holds an address, whose session
 //! a host's is. All others are stored as the API shows them.
 
+use std::collections::BTreeSet;
+
 use limpet_api::FleetTime;
 use limpet_api::Span;
 use limpet_api::book::AttachmentRef;
-use limpet_net_types::{Namespace, Token, WorkloadName};
+use limpet_net_types::{Namespace, Prefix, Token, WorkloadName};
 use serde::{Deserialize, Serialize};
 
 /// Who has an address: a reservation, an attachment, both, or neither since a short while ago.
@@ -73,6 +75,9 @@ pub(crate) struct Alive {
     /// Earlier boots of this installation, the latest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) superseded: Vec<Token>,
+    /// The prefixes on the host's own links.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) on_link: BTreeSet<Prefix>,
     /// The agent's version.
     pub(crate) version: String,
 }

@@ -190,9 +190,7 @@ impl Agent {
     /// Takes in where the host is reached, and returns whether that is news.
     pub(crate) fn reached(&self, reach: Result<Reach, String>) -> bool {
         let mut state = self.state();
-        let told = |reach: &Reach| {
-            (reach.underlay, reach.addresses.clone(), reach.on_link.clone())
-        };
+        let told = |reach: &Reach| (reach.underlay, reach.addresses.clone(), reach.on_link.clone());
         let before = state.reach.as_ref().map(|reach| reach.as_ref().map(told));
         let news = before != Some(reach.as_ref().map(told));
         state.reach = Some(reach);

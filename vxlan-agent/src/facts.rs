@@ -229,5 +229,8 @@ mod tests {
         let order: Vec<_> =
             seen.reach(&choice).unwrap().addresses.iter().map(IpAddr::to_string).collect();
         assert_eq!(order, ["192.0.2.1", "203.0.113.1"]);
+        let on_link = seen.reach(&choice).unwrap().on_link;
+        let on_link: Vec<_> = on_link.iter().map(Prefix::to_string).collect();
+        assert_eq!(on_link, ["192.0.2.0/24", "203.0.113.0/24"]);
     }
 }

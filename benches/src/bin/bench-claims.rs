@@ -217,6 +217,7 @@ impl Claimer {
             boot: Token::from_bits(2),
             underlay: "192.0.2.1".parse()?,
             addresses: vec!["192.0.2.1".parse()?, "2001:db8::1".parse()?],
+            on_link: [].into(),
             roles: [limpet_api::config::Role::Node].into(),
             external: [].into(),
             version: "bench".to_owned(),

@@ -34,6 +34,10 @@ pub struct SessionRequest {
     pub underlay: IpAddr,
     /// Its global addresses, the primary one of each family first.
     pub addresses: Vec<IpAddr>,
+    /// The prefixes on its own links, of its underlay first of all: what it reaches without a router, so that no
+    /// pool may have an address of them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub on_link: BTreeSet<Prefix>,
     /// The roles that it asks for; they count at its first join only, afterwards an operator decides.
     #[serde(default)]
     pub roles: BTreeSet<Role>,

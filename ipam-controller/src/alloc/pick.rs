@@ -223,17 +223,10 @@ fn astray(search: &mut Search<'_>) -> Option<u128> {
 /// Returns how a pool's addresses are used.
 pub(crate) fn usage(state: &State, now: FleetTime, pool: &PoolEntry) -> Usage {
     let clamp = |count: u128| u64::try_from(count).unwrap_or(u64::MAX);
-    let cooling = if pool.tally.released == 0 {
-        0
-    } else {
-        let cooling = |vacancy| matches!(vacancy, Vacancy::Cooling(_));
-        let count = state
-            .slots_of(&pool.record)
-            .filter(|(address, _)| pool.givable.allows(bits(*address)))
-            .filter(|(_, slot)| cooling(slot.record.vacancy(now, pool.record.cooldown)))
-            .count();
-        u64::try_from(count).unwrap_or(u64::MAX)
-    };
+    // Time has steps of many seconds, so there are few of these even where many cool.
+    let still = |released: &FleetTime| now < released.plus(pool.record.cooldown);
+    let released = pool.tally.released.iter().rev();
+    let cooling: u64 = released.take_while(|(at, _)| still(at)).map(|(_, count)| count).sum();
     let size = pool.givable.size();
     let free = size.saturating_sub(u128::from(pool.tally.taken) + u128::from(cooling));
     Usage {
@@ -242,7 +235,7 @@ pub(crate) fn usage(state: &State, now: FleetTime, pool: &PoolEntry) -> Usage {
         reserved: pool.tally.reserved,
         cooling,
         free: clamp(free),
-        blocks: u64::try_from(state.blocks_of(&pool.record.name).count()).unwrap_or(u64::MAX),
+        blocks: u64::try_from(state.block_count(&pool.record.name)).unwrap_or(u64::MAX),
     }
 }
 

@@ -56,8 +56,9 @@ impl Fixture {
                 Decision::make(|draft| {
                     let token = Token::from_bits(7);
                     let (install, boot) = (token, token);
-                    let (superseded, version) = (vec![], String::new());
-                    let alive = Alive { session: token, install, boot, superseded, version };
+                    let (superseded, on_link, version) = (vec![], [].into(), String::new());
+                    let alive =
+                        Alive { session: token, install, boot, superseded, on_link, version };
                     draft.put(&Subject::Session(name(host)), &alive);
                     Ok(())
                 })

@@ -227,6 +227,17 @@ fn holds_no_host(state: &State, range: Range, name: &PoolName) -> Result<(), Api
                 .with_details(json!({ "host": host, "found": found })));
         }
     }
+    for (host, session) in state.sessions() {
+        let on_link = &session.record.on_link;
+        if let Some(found) = on_link.iter().find(|on_link| on_link.range().overlaps(range)) {
+            let text = format!(
+                "{range} of pool {name} has addresses in common with {found}, which is on a link of \
+                 host {host}"
+            );
+            return Err(ApiError::new(ErrorCode::PoolContainsHost, text)
+                .with_details(json!({ "host": host, "found": found })));
+        }
+    }
     Ok(())
 }
 
@@ -316,6 +327,14 @@ mod tests {
     #[test]
     fn a_pool_around_a_hosts_address_is_refused_and_says_whose() {
         let mut sample = sample();
+        let alive = sample.state().session(&name("a")).unwrap().record.clone();
+        let on_link = [name("192.168.0.0/16")].into();
+        let alive = crate::records::Alive { on_link, ..alive };
+        sample.put(&Subject::Session(name("a")), &alive);
+        for range in ["192.168.7.0/24", "192.0.0.0/8"] {
+            let error = made(&mut sample, "new", &spec(range)).unwrap_err();
+            assert_eq!(error.code, ErrorCode::PoolContainsHost, "{range}");
+        }
         for range in ["192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/64"] {
             let error = made(&mut sample, "new", &spec(range)).unwrap_err();
             assert_eq!(error.code, ErrorCode::PoolContainsHost, "{range}");

@@ -57,11 +57,16 @@ pub(crate) fn open(
             Some(before) => before.superseded_by(request.boot),
         };
         let host = joined(state, draft, name, request)?;
+        if before.map(|before| &before.record.on_link) != Some(&request.on_link) {
+            links_have_no_pool(state, name, request)?;
+            draft.change_config(state);
+        }
         let alive = Alive {
             session: fresh,
             install: request.install,
             boot: request.boot,
             superseded,
+            on_link: request.on_link.clone(),
             version: request.version.chars().take(64).collect(),
         };
         draft.put(&Subject::Session(name.clone()), &alive);
@@ -154,6 +159,33 @@ fn joined(
     Ok(host)
 }
 
+/// A pool on a host's own link would have two meanings there: this container, and that neighbour.
+fn links_have_no_pool(
+    state: &State,
+    name: &HostName,
+    request: &SessionRequest,
+) -> Result<(), ApiError> {
+    let count = request.on_link.len();
+    if count > MOST_ADDRESSES {
+        let text = format!(
+            "host {name} has {count} prefixes on its links, at most {MOST_ADDRESSES} are taken"
+        );
+        return refuse(ErrorCode::Invalid, text);
+    }
+    let mut pools = state.pools().map(|pool| &pool.record);
+    let shared = pools.find_map(|pool| {
+        let on_link = &request.on_link;
+        Some((pool, on_link.iter().find(|on_link| on_link.range().overlaps(pool.range))?))
+    });
+    let Some((pool, found)) = shared else { return Ok(()) };
+    let (pool, range) = (&pool.name, pool.range);
+    let text = format!(
+        "{found}, which is on a link of host {name}, has addresses in common with {range} of pool {pool}"
+    );
+    Err(ApiError::new(ErrorCode::HostAddressConflict, text)
+        .with_details(json!({ "host": name, "pool": pool, "found": found })))
+}
+
 /// Returns the addresses at which the host can be reached, which no other host has.
 ///
 /// Its underlay address and the primary one of each family must be its own. Others are often
@@ -207,6 +239,7 @@ mod tests {
             boot: token(boot),
             underlay: address,
             addresses: vec![address],
+            on_link: [].into(),
             roles: [].into(),
             external: [].into(),
             version: "1".to_owned(),
@@ -264,6 +297,22 @@ mod tests {
             "underlay address 192.0.2.1 of host a is inside 192.0.2.0/24 of pool p"
         );
         assert_eq!(*sample.state(), before);
+    }
+
+    #[test]
+    fn a_host_with_a_pool_on_its_link_is_refused_also_when_the_link_is_new() {
+        let mut sample = Sample::new();
+        sample.network("blue");
+        sample.pool("p", "10.1.0.0/16", |_| {});
+        let on =
+            |prefix: &str| SessionRequest { on_link: [name(prefix)].into(), ..request(1, 1, 1) };
+        join(&mut sample, "a", &on("10.2.0.0/16"), Liveness::Alive).unwrap();
+        for prefix in ["10.0.0.0/8", "10.1.7.0/24"] {
+            let before = sample.state().clone();
+            let error = join(&mut sample, "a", &on(prefix), Liveness::Alive).unwrap_err();
+            assert_eq!(error.code, ErrorCode::HostAddressConflict, "{prefix}");
+            assert_eq!(*sample.state(), before);
+        }
     }
 
     #[test]

@@ -215,15 +215,19 @@ impl State {
 }
 
 fn count(tally: &mut Tally, slot: &Slot, givable: bool, by: i64) {
-    let counter = if slot.attachment.is_some() {
-        &mut tally.held
+    let add = |counter: &mut u64| *counter = counter.saturating_add_signed(by);
+    if slot.attachment.is_some() {
+        add(&mut tally.held);
     } else if slot.reservation.is_some() {
-        &mut tally.reserved
-    } else {
-        &mut tally.released
-    };
-    *counter = counter.saturating_add_signed(by);
+        add(&mut tally.reserved);
+    } else if let Some(released) = slot.released.filter(|_| givable) {
+        let then = tally.released.entry(released).or_default();
+        add(then);
+        if *then == 0 {
+            tally.released.remove(&released);
+        }
+    }
     if givable && slot.is_taken() {
-        tally.taken = tally.taken.saturating_add_signed(by);
+        add(&mut tally.taken);
     }
 }

@@ -49,14 +49,14 @@ pub(crate) struct PoolEntry {
 }
 
 /// Addresses of a pool, counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     /// Held by an attachment.
     pub(crate) held: u64,
     /// Reserved and not held.
     pub(crate) reserved: u64,
-    /// Neither, but had by somebody before.
-    pub(crate) released: u64,
+    /// Neither, but can be given out and were given up by somebody: how many at which time.
+    pub(crate) released: BTreeMap<FleetTime, u64>,
     /// Held or reserved, and can be given out: an exclusion made later does not count.
     pub(crate) taken: u64,
 }
@@ -327,6 +327,11 @@ impl State {
         self.blocks.get(pool).into_iter().flat_map(BTreeMap::values)
     }
 
+    /// How many blocks of a pool hosts have.
+    pub(crate) fn block_count(&self, pool: &PoolName) -> usize {
+        self.blocks.get(pool).map_or(0, BTreeMap::len)
+    }
+
     /// The block that starts at an address.
     pub(crate) fn block(&self, pool: &PoolName, first: u128) -> Option<&BlockEntry> {
         self.blocks.get(pool)?.get(&first)
@@ -417,6 +422,11 @@ impl State {
     /// A host.
     pub(crate) fn host(&self, name: &HostName) -> Option<&Entry<Host>> {
         self.hosts.get(name)
+    }
+
+    /// The sessions of all hosts' agents.
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = (&HostName, &Entry<Alive>)> {
+        self.sessions.iter()
     }
 
     /// The session of a host's agent.

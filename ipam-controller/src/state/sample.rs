@@ -115,6 +115,7 @@ impl Sample {
             install: token,
             boot: token,
             superseded: vec![],
+            on_link: [].into(),
             version: String::new(),
         };
         self.put(&Subject::Session(name(host)), &alive);

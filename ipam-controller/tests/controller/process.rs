@@ -172,6 +172,7 @@ impl Controller {
             boot: Token::from_bits(boot),
             underlay: address,
             addresses: vec![address],
+            on_link: ["192.0.2.0/25".parse().unwrap()].into(),
             roles: [].into(),
             external: [].into(),
             version: "test".to_owned(),
