@@ -368,3 +368,45 @@ fn an_operator_ends_an_attachment_only_through_its_host() {
     ended(&mut sample, &key("a", "c1"), 1);
     assert!(matches!(end_it(&mut sample, Patience::Left), Ok(Outcome::Done(()))));
 }
+
+#[test]
+fn a_claim_and_an_end_compare_all_that_they_rely_on() {
+    let mut sample = sample();
+    let relied_on = |sample: &Sample, request: &ClaimRequest, key: &AttachmentKey| {
+        let txn = claim(sample.state(), key, request, Patience::Left).draft.into_txn();
+        txn.compares.into_keys().collect::<Vec<_>>()
+    };
+    let request = |uid, wanted| ClaimRequest { session: Token::from_bits(7), uid, wanted };
+    let claimed = relied_on(&sample, &request(uid(1), named("web-0")), &key("a", "c1"));
+    assert_eq!(
+        claimed,
+        [
+            "addresses/blue/0a000001",
+            "alive/a",
+            "attachments/a/blue/c1/eth0",
+            "blocks/p/0a000000-30",
+            "hosts/a",
+            "networks/blue",
+            "pools/p",
+            "reservations/blue/_/web-0",
+        ]
+    );
+    given(&mut sample, &key("a", "c1"), 1, named("web-0"));
+    let again = relied_on(&sample, &request(uid(1), named("web-0")), &key("a", "c1"));
+    assert!(again.contains(&"alive/a".to_owned()), "also when nothing is written: {again:?}");
+    assert!(again.contains(&"attachments/a/blue/c1/eth0".to_owned()), "{again:?}");
+    let plain = relied_on(&sample, &request(uid(2), named("web")), &key("a", "c2"));
+    assert!(plain.contains(&"reservations/blue/_/web".to_owned()), "not sticky: {plain:?}");
+
+    let request = EndRequest { session: Token::from_bits(7), uid: uid(1) };
+    let ended = end(sample.state(), &key("a", "c1"), &request).draft.into_txn();
+    assert_eq!(
+        ended.compares.into_keys().collect::<Vec<_>>(),
+        [
+            "addresses/blue/0a000001",
+            "alive/a",
+            "attachments/a/blue/c1/eth0",
+            "reservations/blue/_/web-0",
+        ]
+    );
+}
