@@ -186,8 +186,10 @@ impl Kernel {
             seen.links.iter().map(|link| (link.name.clone(), link.index)).collect();
         let mut failed = Vec::new();
         let mut rest = steps;
+        for step in steps {
+            debug!(%step, "carrying out");
+        }
         while let Some(first) = rest.first() {
-            debug!(%first, "carrying out");
             let batch = rest.iter().take_while(|step| is_message(step)).count();
             if batch > 0 {
                 failed.extend(self.send(&indexes, &rest[..batch]).await);

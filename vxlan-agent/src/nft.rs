@@ -10,6 +10,9 @@ use std::fmt;
 
 use limpet_net_types::{Family, Range};
 
+/// The name of the table.
+pub(crate) const NAME: &str = "limpet";
+
 /// The name of the table, with its family.
 pub(crate) const TABLE: &str = "inet limpet";
 

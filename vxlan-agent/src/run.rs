@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use limpet_rtnl::{Change, Event, Monitor, Table};
+use limpet_rtnl::{Change, Event, FilterMonitor, Monitor, Table};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -14,12 +14,13 @@ use crate::desired::{Desired, HostFacts, desired};
 use crate::facts::Seen;
 use crate::kernel::{Kernel, KernelError, Look, forwarding};
 use crate::layout::{PROTOCOL, Tables, device_name, is_device_name, is_veth_name};
+use crate::nft;
 use crate::plan::{has_dead, plan};
 use crate::step::Step;
 
 /// How often the kernel is checked even if nothing says that anything changed.
 ///
-/// What is missed at most so long: a setting that somebody wrote, an nftables table that somebody flushed.
+/// What is missed at most so long: a setting that somebody wrote, an event that was lost.
 const RESYNC: Duration = Duration::from_secs(30);
 
 /// How long the kernel's own changes are gathered: making one container changes it a dozen times.
@@ -55,37 +56,45 @@ enum RunError {
 async fn passes(agent: &Agent, dead: &Notify, stop: &CancellationToken) -> Result<(), RunError> {
     // Listening begins before the first reading: what changes in between is heard.
     let mut monitor = Monitor::open()?;
+    let mut filter = FilterMonitor::open(nft::NAME)?;
     let mut kernel = Kernel::open()?;
     let mut resync = interval(RESYNC);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut due: Option<Instant> = None;
+    let mut due: Option<(Instant, Look)> = None;
     let mut ours: Vec<u32> = Vec::new();
     let mut passing: Vec<String> = Vec::new();
     let mut gather = GATHER;
     loop {
-        let at = due.unwrap_or_else(|| Instant::now() + RESYNC);
+        let (at, look) = due.unwrap_or_else(|| (Instant::now() + RESYNC, Look::Remembered));
         // All may be dropped: none has taken anything until its arm runs.
         let look = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             _ = resync.tick() => Look::Again,
             () = agent.look.notified() => Look::Remembered,
-            () = sleep_until(at), if due.is_some() => Look::Remembered,
+            () = sleep_until(at), if due.is_some() => look,
             event = monitor.next() => {
                 let event = event?;
                 if concerns(event, &ours) {
-                    due.get_or_insert_with(|| Instant::now() + gather);
+                    due.get_or_insert_with(|| (Instant::now() + gather, Look::Remembered));
                 }
                 continue;
             }
+            changed = filter.changed() => {
+                changed?;
+                let at = due.map_or_else(|| Instant::now() + gather, |(at, _)| at);
+                due = Some((at, Look::Again));
+                continue;
+            }
         };
-        due = None;
+        // One that is due with another look is made up for by this one, or still due.
+        due = due.filter(|(_, due)| *due == Look::Again && look == Look::Remembered);
         let begun = Instant::now();
         match pass(agent, &mut kernel, (look, &passing)).await {
             Ok(done) => {
                 ours = done.ours;
                 passing = done.passing;
                 if done.again {
-                    due = Some(Instant::now() + RETRY);
+                    due = Some((Instant::now() + RETRY, Look::Again));
                 }
                 if done.dead {
                     dead.notify_one();
@@ -93,7 +102,7 @@ async fn passes(agent: &Agent, dead: &Notify, stop: &CancellationToken) -> Resul
             }
             Err(error) => {
                 report_failures(agent, vec![sentence(&error)]);
-                due = Some(Instant::now() + RETRY);
+                due = Some((Instant::now() + RETRY, Look::Again));
             }
         }
         gather = GATHER.max(begun.elapsed() * SHARE);

@@ -44,7 +44,7 @@ mod wire;
 
 pub use address::{Address, FoundAddress, Scope};
 pub use link::{Link, LinkChange, LinkKind, NewVeth, NewVxlan, Veth, VethPeer, Vxlan};
-pub use monitor::{Change, Event, Monitor, MonitorError, Table};
+pub use monitor::{Change, Event, FilterMonitor, Monitor, MonitorError, Table};
 pub use neighbour::{FdbEntry, FoundNeighbour, Neighbour};
 pub use netns::{Netns, NetnsError};
 pub use nexthop::{Member, Nexthop, NexthopKind, Resilient};

@@ -8,10 +8,18 @@ use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 
 use crate::netns::{Netns, NetnsError};
+use crate::wire::{Attributes, text_of};
 
 /// Enough for a burst of 100,000 changes; with the default of 208 KiB 3 of 100 were lost.
 const BUFFER: usize = 4 << 20;
 const NLMSG_HEADER: usize = 16;
+
+const NFNLGRP_NFTABLES: u32 = 7;
+const NFNL_SUBSYS_NFTABLES: u8 = 10;
+const NFT_MSG_NEWGEN: u8 = 15;
+/// The header of a netfilter message: family, version, resource.
+const NFGENMSG: usize = 4;
+const NFTA_TABLE: u16 = 1;
 
 /// The multicast groups: links, neighbours, IPv4 and IPv6 addresses, routes and rules, and nexthops.
 const GROUPS: [u32; 9] = [1, 3, 5, 7, 8, 9, 11, 19, 32];
@@ -70,6 +78,64 @@ pub enum MonitorError {
 pub struct Monitor {
     socket: TokioSocket,
     heard: VecDeque<Event>,
+}
+
+/// Listens to the changes of one nftables table.
+pub struct FilterMonitor {
+    socket: TokioSocket,
+    table: String,
+}
+
+impl FilterMonitor {
+    /// Listens in the calling thread's network namespace to the tables called `table`, of any family.
+    ///
+    /// # Errors
+    ///
+    /// [`MonitorError::Socket`]; also where the kernel has no nftables.
+    pub fn open(table: &str) -> Result<Self, MonitorError> {
+        let mut socket = TokioSocket::new(protocols::NETLINK_NETFILTER)?;
+        let inner = socket.socket_mut();
+        let _ = setsockopt(inner, RcvBufForce, &BUFFER);
+        inner.bind(&SocketAddr::new(0, 0))?;
+        inner.add_membership(NFNLGRP_NFTABLES)?;
+        Ok(Self { socket, table: table.to_owned() })
+    }
+
+    /// Waits until something of the table was made, changed or deleted, or changes were lost.
+    ///
+    /// May be dropped: nothing is lost.
+    ///
+    /// # Errors
+    ///
+    /// [`MonitorError::Socket`] if the socket broke: open another, and compare everything.
+    pub async fn changed(&mut self) -> Result<(), MonitorError> {
+        loop {
+            match self.socket.recv_from_full().await {
+                Ok((datagram, _)) if self.concerns(&datagram) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(nix_code(Errno::ENOBUFS)) => {
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn concerns(&self, datagram: &[u8]) -> bool {
+        messages(datagram)
+            .any(|(kind, payload)| table_of(kind, payload).as_ref() == Some(&self.table))
+    }
+}
+
+/// The table that a message of nftables is about: in each kind of them it is the first attribute.
+fn table_of(kind: u16, payload: &[u8]) -> Option<String> {
+    let [message, subsystem] = kind.to_le_bytes();
+    if subsystem != NFNL_SUBSYS_NFTABLES || message == NFT_MSG_NEWGEN {
+        return None;
+    }
+    let attributes = Attributes(payload.get(NFGENMSG..)?);
+    let mut split = attributes.filter_map(Result::ok);
+    split.find(|(kind, _)| *kind == NFTA_TABLE).map(|(_, name)| text_of(name))
 }
 
 impl Monitor {
@@ -132,18 +198,24 @@ fn nix_code(errno: Errno) -> i32 {
     io::Error::from(errno).raw_os_error().unwrap_or_default()
 }
 
-/// The changes in a datagram: a header and a payload each.
-fn changes(mut datagram: &[u8]) -> Vec<Event> {
-    let mut events = Vec::new();
-    while let Some((header, rest)) = datagram.split_first_chunk::<NLMSG_HEADER>() {
+/// The changes in a datagram.
+fn changes(datagram: &[u8]) -> Vec<Event> {
+    messages(datagram)
+        .filter_map(|(kind, payload)| change(kind, payload).map(Event::Changed))
+        .collect()
+}
+
+/// The messages in a datagram: the kind and the payload of each.
+fn messages(mut datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let (header, rest) = datagram.split_first_chunk::<NLMSG_HEADER>()?;
         let [l0, l1, l2, l3, t0, t1, ..] = *header;
         let length = usize::try_from(u32::from_ne_bytes([l0, l1, l2, l3])).unwrap_or(usize::MAX);
         let payload = rest.get(..length.saturating_sub(NLMSG_HEADER)).unwrap_or(rest);
-        events.extend(change(u16::from_ne_bytes([t0, t1]), payload).map(Event::Changed));
         let next = length.max(NLMSG_HEADER).checked_next_multiple_of(4).unwrap_or(usize::MAX);
         datagram = datagram.get(next..).unwrap_or(&[]);
-    }
-    events
+        Some((u16::from_ne_bytes([t0, t1]), payload))
+    })
 }
 
 /// What a message says changed; nothing if it is about something else.

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use limpet_net_types::{Family, Mac};
 use limpet_rtnl::{
-    Address, Event, FdbEntry, LinkChange, LinkKind, Member, Monitor, Neighbour, Netns, NewVeth,
-    NewVxlan, Nexthop, NexthopKind, Request, Resilient, Route, RouteFilter, RouteTarget, Rule,
-    Scope, Socket, Table, VethPeer, Vxlan, sysctl,
+    Address, Event, FdbEntry, FilterMonitor, LinkChange, LinkKind, Member, Monitor, Neighbour,
+    Netns, NewVeth, NewVxlan, Nexthop, NexthopKind, Request, Resilient, Route, RouteFilter,
+    RouteTarget, Rule, Scope, Socket, Table, VethPeer, Vxlan, sysctl,
 };
 use serde_json::Value;
 
@@ -444,6 +444,35 @@ async fn a_batch_tells_of_each_request_what_became_of_it() {
     assert!(error.to_string().contains("10.0.3.239/32 dev if9999"), "{error}");
     let filter = RouteFilter { table: 7601, protocol: 76 };
     assert_eq!(socket.routes(filter).await.unwrap().len(), 4995);
+}
+
+#[tokio::test]
+async fn the_monitor_of_a_filter_table_hears_of_it_and_of_no_other() {
+    let host = Ns::new();
+    let runtime = tokio::runtime::Handle::current();
+    let mut monitor = host
+        .netns()
+        .run(|| {
+            let _runtime = runtime.enter();
+            FilterMonitor::open("limpet").unwrap()
+        })
+        .unwrap();
+    let mut heard = async |limit| tokio::time::timeout(limit, monitor.changed()).await.is_ok();
+    let (long, short) = (Duration::from_secs(5), Duration::from_millis(100));
+    run(&format!("ip netns exec {} nft add table inet limpet-other", host.0));
+    assert!(!heard(short).await);
+    for change in [
+        "add table inet limpet",
+        "add set inet limpet s { type ifname; }",
+        "add element inet limpet s { eth0 }",
+        "add chain inet limpet c",
+        "add rule inet limpet c iifname @s drop",
+        "flush ruleset",
+    ] {
+        run(&format!("ip netns exec {} nft {change}", host.0));
+        assert!(heard(long).await, "{change}");
+        while heard(short).await {}
+    }
 }
 
 #[tokio::test]
