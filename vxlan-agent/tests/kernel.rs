@@ -154,7 +154,7 @@ async fn a_change_is_in_the_kernel_at_once() {
 async fn what_others_take_away_is_put_back_and_what_is_theirs_stays() {
     let on = Host::new();
     let fake = Fake::start(&on.dir, small());
-    let _agent = joined(&on, &fake);
+    let agent = joined(&on, &fake);
     on.sh("ip route add 203.0.113.0/24 dev eth0 table 7601");
     on.sh("ip route add 203.0.113.0/24 dev eth0 table 7601 metric 7 proto 77");
     on.sh("ip rule add pref 150 from 203.0.113.0/24 lookup 7601");
@@ -176,7 +176,10 @@ async fn what_others_take_away_is_put_back_and_what_is_theirs_stays() {
         r#"printf "link del limpet1\nlink add limpet1 type bridge\n" | ip -batch -"#,
         "nft flush ruleset; nft add table inet other",
     ] {
+        // Else the agent may be quicker than the second half of it.
+        agent.signal("STOP");
         on.sh(harm);
+        agent.signal("CONT");
         wait_until(harm, || snapshot(&on) == before);
     }
 }

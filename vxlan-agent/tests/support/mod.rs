@@ -110,9 +110,13 @@ impl Agent {
         self.process.wait().unwrap();
     }
 
+    pub(crate) fn signal(&self, name: &str) {
+        sh(&format!("kill -{name} {}", self.process.id()));
+    }
+
     /// Stops it as a service manager does.
     pub(crate) fn stop(mut self) {
-        sh(&format!("kill -TERM {}", self.process.id()));
+        self.signal("TERM");
         wait_until("the agent ends", || self.process.try_wait().unwrap().is_some());
         assert!(self.process.wait().unwrap().success());
     }
