@@ -7,6 +7,7 @@
 //! was not told is decided again. Requests are made to be decided again: what has happened
 //! already is found under the caller's own names and has the same answer.
 
+mod request;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ use tokio::time::{self, Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use self::request::{Pending, Request};
 use crate::draft::{Decision, Draft};
 use crate::keys::Subject;
 use crate::state::{BadRecord, State};
@@ -129,7 +131,7 @@ impl Book {
         decide: impl FnMut(&State) -> Decision<T> + Send + 'static,
     ) -> Result<(T, Revision), ApiError> {
         let (reply, answer) = oneshot::channel();
-        let request = Request { decide, decided: None, uncertain: false, reply };
+        let request = Request::new(decide, reply);
         self.jobs.send(Job::Decide(Box::new(request))).await.map_err(|_| stopping())?;
         answer.await.unwrap_or_else(|_| Err(stopping()))
     }
@@ -173,68 +175,6 @@ impl Book {
 
 fn stopping() -> ApiError {
     ApiError::new(ErrorCode::Unavailable, "the controller is stopping: ask again, or another one")
-}
-
-/// A request as the task sees it, whatever its answer.
-trait Pending: Send {
-    /// Whether nobody waits for the answer any more.
-    fn is_abandoned(&self) -> bool;
-    /// Decides, and remembers the answer.
-    fn decide(&mut self, state: &State) -> Txn;
-    /// Notes that the transaction may have been done, or not.
-    fn doubt(&mut self);
-    /// Tells the answer, now that its transaction is done.
-    fn settle(self: Box<Self>, revision: Revision);
-    /// Tells that there is no answer.
-    fn give_up(self: Box<Self>);
-}
-
-struct Request<T, F> {
-    decide: F,
-    decided: Option<Result<T, ApiError>>,
-    uncertain: bool,
-    reply: oneshot::Sender<Result<(T, Revision), ApiError>>,
-}
-
-impl<T: Send, F: FnMut(&State) -> Decision<T> + Send> Pending for Request<T, F> {
-    fn is_abandoned(&self) -> bool {
-        self.reply.is_closed()
-    }
-
-    fn decide(&mut self, state: &State) -> Txn {
-        let Decision { draft, answer } = (self.decide)(state);
-        self.decided = Some(match answer {
-            // What is refused now may be refused because it was done before.
-            Err(error) if self.uncertain => Err(unknown(&error.message)),
-            answer => answer,
-        });
-        draft.into_txn()
-    }
-
-    fn doubt(&mut self) {
-        self.uncertain |= matches!(self.decided, Some(Ok(_)));
-    }
-
-    fn settle(self: Box<Self>, revision: Revision) {
-        if let Some(decided) = self.decided {
-            let _ = self.reply.send(decided.map(|answer| (answer, revision)));
-        }
-    }
-
-    fn give_up(self: Box<Self>) {
-        let error = if self.uncertain {
-            unknown("the store did not say")
-        } else {
-            let text = "the store does not take transactions just now: ask again";
-            ApiError::new(ErrorCode::Unavailable, text)
-        };
-        let _ = self.reply.send(Err(error));
-    }
-}
-
-fn unknown(why: &str) -> ApiError {
-    let text = format!("it is not known whether the request was carried out: {why}");
-    ApiError::new(ErrorCode::OutcomeUnknown, text)
 }
 
 /// Whether the state is what the store has.
@@ -440,7 +380,7 @@ impl Keeper {
         }
         let (reply, told) = oneshot::channel();
         let decide = move |state: &State| advance(state, Span::from_seconds(elapsed));
-        let request = Request { decide, decided: None, uncertain: false, reply };
+        let request = Request::new(decide, reply);
         self.carry_out(vec![Box::new(request)], stop).await;
         if matches!(told.await, Ok(Ok(_))) {
             self.ticked += Duration::from_secs(elapsed);

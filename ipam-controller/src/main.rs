@@ -34,7 +34,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Parser;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
@@ -95,7 +95,7 @@ async fn run(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<()> {
     let address = listener.local_addr().context("asking for the bound address")?;
 
     let (stop_serving, stop_deciding) = (CancellationToken::new(), CancellationToken::new());
-    let keeping = tokio::spawn(keeper.run(stop_deciding.clone()));
+    let mut keeping = tokio::spawn(keeper.run(stop_deciding.clone()));
     let tasks = TaskTracker::new();
     let router = http::router(app(book, store, &stop_serving, &tasks));
     let mut serving = tokio::spawn(http::serve(listener, router, stop_serving.clone()));
@@ -103,10 +103,12 @@ async fn run(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<()> {
     warn!("serving HTTP without TLS: whoever reaches {address} can change everything");
     info!(%address, store = %path, "ready");
     tell_ready(config.ready_file.as_deref(), address)?;
-    // Both may be dropped: a task goes on, and a signal is not lost.
+    // All may be dropped: a task goes on, and a signal is not lost.
     let served = tokio::select! {
         stopped = stop_signal() => stopped,
         ended = &mut serving => ended.context("serving"),
+        // Without it every request would wait in vain; whoever started this starts it again.
+        ended = &mut keeping => ended.context("deciding").and_then(|()| bail!("deciding ended")),
     };
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     info!("stopping");
@@ -119,7 +121,9 @@ async fn run(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<()> {
         warn!("claims that wait are given up");
     }
     stop_deciding.cancel();
-    keeping.await.context("finishing the transactions under way")?;
+    if !keeping.is_finished() {
+        keeping.await.context("finishing the transactions under way")?;
+    }
     served
 }
 

@@ -1,20 +1,20 @@
-//! Pure: what a claim is given, and what ending an attachment does.
+//! Pure: what a claim is given.
 //!
 //! A claim is decided in this order: the same incarnation again has the same answer; a name
 //! with a reservation gets its addresses, once whoever holds them has given them up; an address
 //! asked for is given or refused; otherwise the pools choose. All families of the network, or
 //! none.
 
-use std::net::IpAddr;
-
 use limpet_api::book::{Attachment, AttachmentKey, AttachmentRef, Held, Origin, Reservation};
 use limpet_api::config::{Host, Network, PoolState, Role};
-use limpet_api::host::{Ask, Block, ClaimRequest, EndRequest, Wanted};
+use limpet_api::host::{Block, ClaimRequest, Wanted};
 use limpet_api::{ApiError, ErrorCode};
-use limpet_net_types::{Family, HostName, Mac, Namespace, NetworkName, Token, Uid, WorkloadName};
+use limpet_net_types::{Family, HostName, Mac, Token, Uid, WorkloadName};
 use serde_json::json;
 
+use super::ends::ask;
 use super::pools::{Workload, families, is_sticky, named, serving};
+use super::wanted::{asked_for, draining, mac_of, not_in_pool, one_per_family};
 use super::{Outcome, Patience, pick};
 use crate::draft::{Decision, Draft, refuse};
 use crate::keys::Subject;
@@ -51,20 +51,6 @@ pub(crate) fn claim(
             Outcome::Done(attachment) => Outcome::Done((attachment, network.record.clone())),
             Outcome::Asked(about) => Outcome::Asked(about),
         })
-    })
-}
-
-/// Decides the end of an attachment by its own host. Another incarnation than the one named is
-/// left alone, and that is a success.
-pub(crate) fn end(state: &State, key: &AttachmentKey, request: &EndRequest) -> Decision<()> {
-    Decision::make(|draft| {
-        session(state, draft, &key.host, request.session)?;
-        let attachment = state.attachment(key);
-        draft.rely(&Subject::Attachment(key.clone()), attachment);
-        if let Some(attachment) = attachment.filter(|entry| entry.record.uid == request.uid) {
-            end_attachment(state, draft, &attachment.record);
-        }
-        Ok(())
     })
 }
 
@@ -342,75 +328,6 @@ fn still_there(mine: &AttachmentRef) -> ApiError {
         .with_details(json!({ "host": host, "container": container, "ifname": ifname }))
 }
 
-/// Asks the host of `about` whether it is there; refuses with `held` when that took too long.
-pub(super) fn ask<T>(
-    state: &State,
-    draft: &mut Draft,
-    about: AttachmentRef,
-    patience: Patience,
-    held: impl FnOnce(&AttachmentRef) -> ApiError,
-) -> Result<Outcome<T>, ApiError> {
-    let subject = Subject::Ask(about.key.host.clone(), about.uid);
-    let asked = state.ask(&about.key.host, about.uid);
-    let attachment = Subject::Attachment(about.key.clone());
-    draft.rely(&attachment, state.attachment(&about.key));
-    if patience == Patience::Over {
-        return Err(held(&about));
-    }
-    if asked.is_none() {
-        draft.rely_on(&subject, None);
-        draft.put(&subject, &Ask { attachment: about.clone(), present: false });
-    }
-    Ok(Outcome::Asked(about))
-}
-
-/// Takes a question back that nobody waits for any more. Asked anew it is looked into anew.
-pub(crate) fn withdraw(state: &State, host: &HostName, uid: Uid) -> Decision<()> {
-    Decision::make(|draft| {
-        let subject = Subject::Ask(host.clone(), uid);
-        let asked = state.ask(host, uid);
-        draft.rely(&subject, asked);
-        if asked.is_some() {
-            draft.delete(&subject);
-        }
-        Ok(())
-    })
-}
-
-/// Writes the end of an attachment: its addresses go back to the reservation, or cool.
-pub(super) fn end_attachment(state: &State, draft: &mut Draft, attachment: &Attachment) {
-    let Attachment { key, uid, namespace, name, .. } = attachment;
-    let subject = Subject::Attachment(key.clone());
-    draft.rely(&subject, state.attachment(key));
-    draft.delete(&subject);
-    let mut reserved = false;
-    for held in &attachment.addresses {
-        let subject = Subject::Address(key.network.clone(), held.address);
-        let entry = state.slot(&key.network, held.address);
-        draft.rely(&subject, entry);
-        let Some(slot) = entry.map(|entry| &entry.record) else { continue };
-        if slot.attachment.as_ref().is_none_or(|holder| holder.uid != *uid) {
-            continue;
-        }
-        let reservation = slot.reservation.clone();
-        reserved |= reservation.is_some();
-        let released = reservation.is_none().then(|| state.now());
-        draft.put(&subject, &Slot { reservation, attachment: None, released });
-    }
-    let reservation_key = reservation_key(&key.network, namespace, name);
-    if let Some(entry) = state.reservation(&reservation_key).filter(|_| reserved) {
-        let detached_at = Some(state.now());
-        let reservation = Reservation { detached_at, ..entry.record.clone() };
-        let subject = Subject::Reservation(reservation_key);
-        draft.rely(&subject, Some(entry));
-        draft.put(&subject, &reservation);
-    }
-    let asked = Subject::Ask(key.host.clone(), *uid);
-    if state.ask(&key.host, *uid).is_some() {
-        draft.delete(&asked);
-    }
-}
-
 /// The reservation of an attachment's name as it is once the attachment is made.
 fn reserved_for(state: &State, attachment: &Attachment, host: &HostName) -> Reservation {
     let network = &attachment.key.network;
@@ -440,86 +357,4 @@ fn reserved_for(state: &State, attachment: &Attachment, host: &HostName) -> Rese
         last_host: Some(host.clone()),
         detached_at: None,
     }
-}
-
-/// The MAC address of an interface for which none was asked: of its IPv4 address, which makes
-/// it unique in its network, or a hash of the IPv6 one.
-pub(super) fn mac_of(network: &NetworkName, addresses: &[Held]) -> Mac {
-    let first = addresses.first().map(|held| held.address);
-    if let Some(IpAddr::V4(address)) = first {
-        let [a, b, c, d] = address.octets();
-        if let Ok(mac) = Mac::new([0x02, 0x4c, a, b, c, d]) {
-            return mac;
-        }
-    }
-    let address = first.map(|address| address.to_string()).unwrap_or_default();
-    Mac::derived(&[network.as_str(), &address])
-}
-
-/// Refuses two addresses of one family.
-pub(super) fn one_per_family(addresses: &[IpAddr]) -> Result<(), ApiError> {
-    for family in Family::BOTH {
-        let mut of_family = addresses.iter().filter(|address| is_of(family, **address));
-        if let (Some(first), Some(second)) = (of_family.next(), of_family.next()) {
-            let text = format!("{first} and {second} are both of {family}: ask for one");
-            return refuse(ErrorCode::Invalid, text);
-        }
-    }
-    Ok(())
-}
-
-/// Checks that an address asked for can be had by somebody new, and returns its pool.
-pub(super) fn asked_for<'a>(
-    state: &'a State,
-    network: &NetworkName,
-    address: IpAddr,
-    pool: Option<&PoolEntry>,
-) -> Result<&'a PoolEntry, ApiError> {
-    let Some(found) = state.pool_at(network, address) else {
-        return refuse(ErrorCode::AddressNotInPool, not_in_pool(address, network));
-    };
-    if let Some(pool) = pool.filter(|pool| pool.record.name != found.record.name) {
-        let (asked, has) = (&pool.record.name, &found.record.name);
-        let text = format!("{address} is in pool {has}, and pool {asked} was asked for");
-        return refuse(ErrorCode::AddressNotInPool, text);
-    }
-    if !found.givable.allows(crate::state::bits(address)) {
-        let text = format!("{address} is excluded from pool {}", found.record.name);
-        return refuse(ErrorCode::AddressNotInPool, text);
-    }
-    if let Some(slot) = state.slot(network, address).filter(|slot| slot.record.is_taken()) {
-        return Err(taken(address, &slot.record));
-    }
-    if found.record.state == PoolState::Draining {
-        return refuse(ErrorCode::NoPool, draining(found));
-    }
-    Ok(found)
-}
-
-fn taken(address: IpAddr, slot: &Slot) -> ApiError {
-    let mut details = json!({ "address": address });
-    let text = if let Some(AttachmentRef { key, .. }) = &slot.attachment {
-        details["host"] = json!(key.host);
-        details["container"] = json!(key.container);
-        format!("{address} is held by container {} on host {}", key.container, key.host)
-    } else if let Some(Owner { namespace, name }) = &slot.reservation {
-        details["namespace"] = json!(namespace);
-        details["name"] = json!(name);
-        format!("{address} is reserved for {}", owner_text(namespace, name))
-    } else {
-        unreachable!("an address that is taken is held or reserved")
-    };
-    ApiError::new(ErrorCode::AddressHeld, text).with_details(details)
-}
-
-fn owner_text(namespace: &Namespace, name: &WorkloadName) -> String {
-    format!("{namespace}/{name}")
-}
-
-fn not_in_pool(address: IpAddr, network: &NetworkName) -> String {
-    format!("{address} is in no pool of network {network}")
-}
-
-fn draining(pool: &PoolEntry) -> String {
-    format!("pool {} is draining: it gives no new addresses", pool.record.name)
 }

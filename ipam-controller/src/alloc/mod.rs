@@ -2,15 +2,19 @@
 //!
 //! | file | decides |
 //! |---|---|
-//! | [`claim`] | what an interface of a container is given, and what giving it up does |
+//! | [`claim`] | what an interface of a container is given |
+//! | [`ends`] | how it is given up, and how its host is asked |
+//! | [`wanted`] | whether an address or MAC address asked for can be had |
 //! | [`pick`] | which address of a pool is next |
 //! | [`pools`] | which pool serves whom |
 //! | [`reserve`] | what operators reserve, release and end |
 
 pub(crate) mod claim;
+pub(crate) mod ends;
 pub(crate) mod pick;
 pub(crate) mod pools;
 pub(crate) mod reserve;
+mod wanted;
 
 #[cfg(test)]
 mod properties;

@@ -10,7 +10,8 @@ use limpet_api::{ApiError, ErrorCode};
 use limpet_net_types::{Family, Token, WorkloadName};
 use proptest::prelude::*;
 
-use super::claim::{claim, end};
+use super::claim::claim;
+use super::ends::end;
 use super::{Outcome, Patience, pick, reserve};
 use crate::keys::ReservationKey;
 use crate::state::State;

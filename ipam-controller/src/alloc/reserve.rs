@@ -12,8 +12,9 @@ use limpet_api::{ApiError, ErrorCode, Retention};
 use limpet_net_types::{Family, PoolName};
 use serde_json::json;
 
-use super::claim::{ask, asked_for, mac_of, one_per_family};
+use super::ends::ask;
 use super::pools::{Workload, families, named, serving};
+use super::wanted::{asked_for, draining, mac_of, one_per_family};
 use super::{Outcome, Patience, pick};
 use crate::draft::{Decision, Draft, refuse};
 use crate::keys::{ReservationKey, Subject};
@@ -235,10 +236,7 @@ fn choose(
 fn active(pool: &PoolEntry) -> Result<&PoolEntry, ApiError> {
     match pool.record.state {
         PoolState::Active => Ok(pool),
-        PoolState::Draining => {
-            let text = format!("pool {} is draining: it gives no new addresses", pool.record.name);
-            refuse(ErrorCode::NoPool, text)
-        }
+        PoolState::Draining => refuse(ErrorCode::NoPool, draining(pool)),
     }
 }
 

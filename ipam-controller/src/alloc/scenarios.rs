@@ -8,7 +8,8 @@ use limpet_api::host::{ClaimRequest, EndRequest, Wanted};
 use limpet_api::{ApiError, ErrorCode, FleetTime};
 use limpet_net_types::{Mac, Token};
 
-use super::claim::{claim, end, withdraw};
+use super::claim::claim;
+use super::ends::{end, withdraw};
 use super::{Outcome, Patience, reserve};
 use crate::state::reservation_key;
 use crate::state::sample::{Sample, name};

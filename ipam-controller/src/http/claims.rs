@@ -15,7 +15,7 @@ use tracing::debug;
 use super::extract::{Body, Params, Query};
 use super::operators::attachments::{Path, key, not_found};
 use super::{Answer, App};
-use crate::alloc::{Outcome, Patience, claim, reserve};
+use crate::alloc::{Outcome, Patience, claim, ends, reserve};
 use crate::draft::Decision;
 use crate::state::State;
 use crate::store::Revision;
@@ -43,7 +43,7 @@ pub(super) async fn end(
     Query(request): Query<EndRequest>,
 ) -> Answer<Ended> {
     let key = key(path);
-    let decide = move |state: &State| claim::end(state, &key, &request);
+    let decide = move |state: &State| ends::end(state, &key, &request);
     let ((), revision) = app.book.decide(decide).await?;
     Ok(Json(Ended { revision: revision.0 }))
 }
@@ -124,7 +124,7 @@ async fn wait(ended: &mut broadcast::Receiver<Uid>, uid: Uid, until: Instant) {
 
 async fn withdraw(app: &App, about: AttachmentRef) {
     let AttachmentRef { key: AttachmentKey { host, .. }, uid } = about;
-    let withdrawn = app.book.decide(move |state| claim::withdraw(state, &host, uid)).await;
+    let withdrawn = app.book.decide(move |state| ends::withdraw(state, &host, uid)).await;
     if let Err(error) = withdrawn {
         // It stays, and is answered by the host or ended with the attachment.
         debug!(%error, %uid, "a question was not withdrawn");

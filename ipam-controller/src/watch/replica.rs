@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::feed::{Beginning, Feed, Knows, Watcher};
 use super::*;
 use crate::alloc::Patience;
-use crate::alloc::claim::{claim, end, withdraw};
+use crate::alloc::claim::claim;
+use crate::alloc::ends::{end, withdraw};
 use crate::state::sample::{Sample, name};
 
 /// What a host knows, in the order of a snapshot.
