@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Parser};
 
 use crate::store::Options;
 
@@ -37,7 +38,12 @@ pub(crate) struct Flags {
     pub(crate) store: PathBuf,
 
     /// Serve HTTP without TLS: whoever reaches the port can read and change everything
-    #[arg(long, env = "LIMPET_PLAIN_HTTP")]
+    #[arg(
+        long,
+        env = "LIMPET_PLAIN_HTTP",
+        action = ArgAction::SetTrue,
+        value_parser = BoolishValueParser::new()
+    )]
     pub(crate) plain_http: bool,
 
     /// How many revisions the change log keeps, from which agents resume

@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 
 use redb::{Database, TableDefinition};
 
-use crate::process::{Controller, place, refused, run};
+use crate::process::{Controller, command, place, refused, run};
 
 #[test]
 fn two_controllers_cannot_have_one_store() {
@@ -91,6 +91,25 @@ fn without_plain_http_it_refuses_and_says_why() {
     assert_eq!(status.code(), Some(1));
     assert!(said.contains("give --plain-http"), "{said}");
     assert!(!store.exists(), "nothing was done");
+}
+
+#[test]
+fn a_switch_in_the_environment_is_on_or_off_in_any_usual_words() {
+    let (_dir, store) = place();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let said = |value: &str| {
+        let flags = ["--store", store.to_str().unwrap(), "--listen", &address];
+        let output = command(&flags).env("LIMPET_PLAIN_HTTP", value).output().unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for on in ["1", "true", "yes", "on"] {
+        assert!(said(on).contains("listening on"), "{on}");
+    }
+    for off in ["0", "false", "no", "off"] {
+        assert!(said(off).contains("give --plain-http"), "{off}");
+    }
+    assert!(said("perhaps").contains("perhaps"));
 }
 
 #[test]
