@@ -133,6 +133,19 @@ mod tests {
     }
 
     #[test]
+    fn every_flag_and_variable_is_in_the_manual() {
+        let manual = include_str!("../../docs/agent.md");
+        let command = Cli::command();
+        let ours = command.get_arguments().filter(|flag| flag.get_env().is_some());
+        for flag in ours {
+            let long = format!("`--{}`", flag.get_long().unwrap());
+            let variable = flag.get_env().unwrap().to_str().unwrap();
+            assert!(manual.contains(&format!("| {long} | `{variable}` |")), "{long} {variable}");
+        }
+        assert_eq!(command.get_arguments().filter(|flag| flag.get_env().is_some()).count(), 11);
+    }
+
+    #[test]
     fn plain_http_must_be_asked_for() {
         let config = parse(&["--controller", "http://192.0.2.1:7600"]).unwrap().config;
         assert!(matches!(config.check(), Err(ConfigError::PlainHttp(_))));

@@ -255,9 +255,40 @@ fn a_host_without_an_address_of_a_family_has_no_route_of_it_and_says_so() {
 }
 
 #[test]
+fn a_route_that_changes_is_replaced_and_never_deleted() {
+    let first = desired(&view(small()), &facts()).unwrap();
+    let kernel = carried_out(&first, &Tables::default());
+    let mut addresses = facts().addresses;
+    addresses[0] = "192.0.2.101".parse().unwrap();
+    let moved = desired(&view(small()), &HostFacts { addresses, ..facts() }).unwrap();
+    let lines = commands(&plan(&moved, &kernel));
+    assert!(lines.len() > 2, "{lines:#?}");
+    for line in lines {
+        assert!(
+            line.starts_with("ip route replace ") && line.contains("src 192.0.2.101"),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn what_is_known_of_one_address_goes_before_what_is_known_of_its_block() {
+    let mut snapshot = small();
+    let network = fixture::network(1).name;
+    let here = "10.32.0.64".parse().unwrap();
+    snapshot.blocks = vec![block("p4", 1, "10.32.0.64/32", "node-b")];
+    snapshot.strays = vec![Stray { network, address: here, host: "node-a".parse().unwrap() }];
+    let desired = desired(&view(snapshot), &facts()).unwrap();
+    let to_it = |key: &&RouteKey| key.destination.to_string() == "10.32.0.64/32";
+    assert_eq!(desired.routes.keys().find(to_it), None);
+}
+
+#[test]
 fn a_gateway_forwards_from_the_device_of_its_own_prefix_and_has_no_route_to_it() {
     let facts = HostFacts { name: "gw".parse().unwrap(), ..facts() };
-    let desired = desired(&view(small()), &facts).unwrap();
+    let mut snapshot = small();
+    snapshot.hosts.push(host("gw-2", 10, &[Role::Gateway]));
+    let desired = desired(&view(snapshot), &facts).unwrap();
     assert!(!desired.routes.keys().any(|key| key.destination.to_string() == "198.51.100.0/24"));
     assert_eq!(desired.ruleset.external, ["eth1".to_owned()].into());
     let settings: Vec<_> =
