@@ -49,7 +49,7 @@ pub(crate) struct Global {
     /// Send requests unencrypted over the network. Needed for every controller that is not on this machine,
     /// since this version has no TLS
     #[arg(long, global = true, env = "LIMPET_PLAIN_HTTP")]
-    #[arg(value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(value_parser = clap::builder::BoolishValueParser::new())]
     pub(crate) plain_http: bool,
 
     /// How long to wait for a connection, and then for an answer, such as 5s or 1m

@@ -41,6 +41,7 @@ pub(crate) struct Config {
     pub(crate) controller: Vec<Endpoint>,
     /// Speak plain HTTP with the controller: whoever can read or change packets on the way can do as he likes.
     #[arg(long, env = "LIMPET_PLAIN_HTTP", global = true)]
+    #[arg(value_parser = clap::builder::BoolishValueParser::new())]
     pub(crate) plain_http: bool,
     /// The name of this host; its hostname, in lower case, if left out.
     #[arg(long, env = "LIMPET_HOST", global = true)]
