@@ -78,6 +78,9 @@ impl Datacentre {
         let external = EXTERNAL.map(|prefix| format!("--external {prefix}")).join(" ");
         let flags = format!("--role gateway --underlay 192.0.2.9 {external}");
         made.gateway = Some(Agent::new(&gateway, &url, &flags).started());
+        for router in ["198.51.100.1", "2001:db8:e::1"] {
+            plain.wait_for(router);
+        }
         made.plain = Some(plain);
         made.settle();
         made

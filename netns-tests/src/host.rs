@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
 use crate::machine::Machine;
-use crate::run::{finish, sh, state_dir, unique};
+use crate::run::{finish, sh, state_dir, unique, wait_until};
 
 /// A host of a test. Clones are the same host, which is gone with the last of them.
 #[derive(Clone, Debug)]
@@ -151,6 +152,15 @@ impl Host {
     /// Calls `act` on a thread of its own inside this host's network namespace.
     pub fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         inside(&self.netns(), act)
+    }
+
+    /// Waits until `address` answers. The kernel may take a second to use a device that has just
+    /// been plugged in.
+    pub fn wait_for(&self, address: &str) {
+        let target = address.parse().unwrap();
+        wait_until(Duration::from_secs(5), &format!("{} pings {address}", self.name()), || {
+            self.pings(target, 1)
+        });
     }
 
     /// Whether this host can ping `address`; asks at most `tries` times, half a second each.

@@ -9,6 +9,9 @@ use crate::host::Host;
 use crate::program::Process;
 use crate::run::unique;
 
+/// The destination of the route that is a watch's own change, of those for documentation.
+const MARK: &str = "203.0.113.99";
+
 /// Records every change of a host's links, addresses, routes, rules, nexthops, neighbours and nftables.
 #[derive(Debug)]
 pub struct KernelWatch {
@@ -41,7 +44,9 @@ impl KernelWatch {
     pub fn changes(&self) -> Vec<String> {
         self.flush();
         let lines = self.monitors.iter().map(Process::output).collect::<Vec<_>>().join("\n");
-        let ours = |line: &&str| line.contains("lmark") || line.starts_with("# new generation");
+        let ours = |line: &&str| {
+            line.contains("lmark") || line.contains(MARK) || line.starts_with("# new generation")
+        };
         // A neighbour on the underlay that the kernel asks for by itself is nobody's change.
         let states = ["REACHABLE", "STALE", "DELAY", "PROBE", "INCOMPLETE", "FAILED"];
         let own = |line: &&str| states.iter().any(|state| line.trim_end().ends_with(state));
@@ -57,13 +62,15 @@ impl KernelWatch {
     fn flush(&self) {
         let end = Instant::now() + Duration::from_secs(10);
         loop {
-            let mark = unique("lmark").replace('-', "");
+            let number = unique("").replace('-', "");
             self.host.run(&format!(
-                "nft add table ip {mark}; nft delete table ip {mark}; \
-                 ip link add {mark} type bridge; ip link del {mark}"
+                "nft add table ip lmark{number}; nft delete table ip lmark{number}; \
+                 ip route add unreachable {MARK} table 9{number}; ip route del {MARK} table 9{number}"
             ));
+            let (table, route) = (format!("ip lmark{number}"), format!("table 9{number} "));
             let told = |line: &str| {
-                (line.contains("delete table") || line.contains("Deleted")) && line.contains(&mark)
+                line.starts_with("delete table") && line.ends_with(&table)
+                    || line.starts_with("Deleted") && line.contains(&route)
             };
             for _ in 0..25 {
                 if self.monitors.iter().all(|monitor| monitor.output().lines().any(told)) {

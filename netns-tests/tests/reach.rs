@@ -36,6 +36,7 @@ fn all_26_directions_work_and_every_source_is_the_senders_own() {
     let dc = Datacentre::full();
     let (web0, web1, db0) =
         (dc.a.add("shop", "web-0"), dc.a.add("shop", "web-1"), dc.b.add("shop", "db-0"));
+    dc.settle_on(&db0, &dc.b);
     let mut wrong = Vec::new();
     for v6 in [false, true] {
         for (from, to) in directions(&dc, [&web0, &web1, &db0], v6) {
@@ -76,6 +77,7 @@ fn hosts_reach_each_other_as_before_they_joined() {
 fn a_large_packet_crosses_the_tunnel_whole() {
     let dc = Datacentre::small();
     let (web, db) = (dc.a.add("shop", "web-0"), dc.b.add("shop", "db-0"));
+    dc.settle_on(&db, &dc.b);
     // 1450 bytes of overlay MTU: less 28 for IPv4 and ICMP, less 48 for IPv6 and ICMPv6.
     let _ = web.container.sh(&format!("ping -c 1 -W 1 -M do -s 1422 {}", db.v4()));
     let _ = web.container.sh(&format!("ping -c 1 -W 1 -M do -s 1402 {}", db.v6()));

@@ -240,6 +240,10 @@ impl Kernel {
                 let link = self.socket.link_named(name).await?;
                 let link = link.ok_or_else(|| StepError::NoDevice(name.clone()))?;
                 indexes.insert(name.clone(), link.index);
+                // A message of its own: in one message with `up` it is read too late, and the kernel makes
+                // a link-local address and asks the overlay who else has it.
+                let quiet = LinkChange { no_link_local: true, ..LinkChange::of(link.index) };
+                self.socket.request(&Request::ChangeLink(quiet)).await?;
             }
             Step::SetSetting(setting, value) => {
                 let (setting, value) = (setting.clone(), value.clone());
