@@ -218,13 +218,6 @@ pub(crate) struct Tables {
     pub(crate) ruleset: Option<String>,
 }
 
-impl Tables {
-    /// The value of a setting, where it was found.
-    pub(crate) fn setting(&self, setting: &Setting) -> Option<&str> {
-        self.settings.iter().find(|(found, _)| found == setting).map(|(_, value)| value.as_str())
-    }
-}
-
 impl fmt::Display for Fdb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mac = self.mac.map(|byte| format!("{byte:02x}")).join(":");

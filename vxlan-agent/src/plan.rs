@@ -79,8 +79,13 @@ fn set_devices(steps: &mut Vec<Step>, wanted: &Tables, found: &Tables, remade: &
         }
     }
     // Also before the devices come up: they must not be configured by what arrives on them.
+    let values: BTreeMap<&Setting, &String> =
+        found.settings.iter().map(|(setting, value)| (setting, value)).collect();
     for (setting, value) in &wanted.settings {
-        if found.setting(setting) != Some(value) && may_exist(setting, found, wanted) {
+        // Of a device that is still to be made none was found; what else was not found does not exist.
+        let new = wanted.devices.contains_key(&setting.device)
+            && !found.devices.contains_key(&setting.device);
+        if values.get(setting).map_or(new, |now| *now != value) {
             steps.push(Step::SetSetting(setting.clone(), value.clone()));
         }
     }
@@ -101,13 +106,6 @@ fn set_devices(steps: &mut Vec<Step>, wanted: &Tables, found: &Tables, remade: &
     }
     let addresses = wanted.addresses.difference(&found.addresses);
     steps.extend(addresses.cloned().map(Step::SetAddress));
-}
-
-/// Whether the kernel has the setting, as far as can be said: those of devices to be made were not found.
-fn may_exist(setting: &Setting, found: &Tables, wanted: &Tables) -> bool {
-    let new = wanted.devices.contains_key(&setting.device)
-        && !found.devices.contains_key(&setting.device);
-    new || found.setting(setting).is_some()
 }
 
 fn set_ruleset(steps: &mut Vec<Step>, desired: &Desired, found: &Tables) {

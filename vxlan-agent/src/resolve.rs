@@ -37,13 +37,14 @@ pub(crate) fn resolve(desired: &Desired, found: &Tables) -> Tables {
             numbers.hop(&Hop { device: device.clone(), via: *via });
         }
     }
+    let mut routes = BTreeMap::new();
     for (key, route) in &desired.routes {
         let target = match &route.way {
             Way::Hop(hop) => Target::Nexthop(numbers.hop(hop)),
             Way::Gateways(hops) => Target::Nexthop(numbers.group(key.destination, hops, found)),
             Way::Unreachable => Target::Unreachable,
         };
-        wanted.routes.insert(Route { key: *key, target, source: route.source });
+        routes.insert(*key, Route { key: *key, target, source: route.source });
     }
     wanted.nexthops = numbers.wanted;
     for (name, veth) in &mut wanted.veths {
@@ -53,10 +54,11 @@ pub(crate) fn resolve(desired: &Desired, found: &Tables) -> Tables {
                 let forwarding = desired.forwarding.as_ref();
                 let settings = forwarding.map(|way| device_settings(name, way));
                 wanted.settings.extend(settings.unwrap_or_default());
-                add_container(&mut wanted.routes, &mut wanted.neighbours, (name, container));
+                add_container(&mut routes, &mut wanted.neighbours, (name, container));
             }
         }
     }
+    wanted.routes = routes.into_values().collect();
     wanted
 }
 
@@ -66,16 +68,15 @@ pub(crate) fn is_known(desired: &Desired, name: &str, veth: &Veth) -> bool {
 }
 
 fn add_container(
-    routes: &mut BTreeSet<Route>,
+    routes: &mut BTreeMap<RouteKey, Route>,
     neighbours: &mut BTreeMap<(String, std::net::IpAddr), limpet_net_types::Mac>,
     (name, container): (&str, &Container),
 ) {
     for (address, source) in &container.addresses {
         let key = RouteKey { table: TABLE_OVERLAY, destination: host_prefix(*address), metric: 0 };
-        // What is here wins over what is said to be elsewhere.
-        routes.retain(|route| route.key != key);
         let target = Target::Link(name.to_owned());
-        routes.insert(Route { key, target, source: Some(*source) });
+        // What is here wins over what is said to be elsewhere.
+        routes.insert(key, Route { key, target, source: Some(*source) });
         neighbours.insert((name.to_owned(), *address), container.mac);
     }
 }

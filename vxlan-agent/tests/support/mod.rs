@@ -148,7 +148,7 @@ impl Drop for Agent {
 pub(crate) fn command(host: &Host, controller: &Path) -> Command {
     let mut command = Command::new("ip");
     command.args(["netns", "exec", &host.name, env!("CARGO_BIN_EXE_limpet-agent")]);
-    command.args(["--host", "node-a", "--log", "debug"]);
+    command.args(["--host", "node-a"]).env("LIMPET_LOG", "debug");
     command.arg("--controller").arg(format!("unix:{}", controller.display()));
     command.arg("--socket").arg(host.path("agent.sock"));
     command.arg("--state-dir").arg(host.path("state"));
