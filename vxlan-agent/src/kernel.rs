@@ -8,9 +8,7 @@ use std::io;
 use limpet_net_types::Family;
 use limpet_rtnl::sysctl::{self, SysctlError};
 use limpet_rtnl::{
-    Address as RtAddress, FdbEntry, Link, LinkChange, LinkKind, Member, Neighbour, NewVxlan,
-    Nexthop as RtNexthop, NexthopKind, OpenError, ReadError, Request, RequestError, Resilient,
-    Route as RtRoute, RouteFilter, RouteTarget, Rule as RtRule, Socket, Vxlan as RtVxlan,
+    FdbEntry, LinkChange, OpenError, ReadError, Request, RequestError, RouteFilter, Socket,
 };
 use tokio::task::JoinError;
 use tracing::debug;
@@ -19,12 +17,14 @@ use crate::desired::{Desired, Forwarding6, device_settings};
 use crate::facts::Seen;
 use crate::filter::{Filter, FilterError};
 use crate::layout::{
-    Address, BUCKETS, Device, Fdb, FoundNexthop, Hop, IDLE_SECONDS, Nexthop, PROTOCOL, Route,
-    RouteKey, Rule, Setting, TABLE_HOSTS, TABLE_OVERLAY, Tables, Target, Veth, Vxlan,
-    is_device_name, is_veth_name,
+    Fdb, FoundNexthop, PROTOCOL, Setting, TABLE_HOSTS, TABLE_OVERLAY, Tables, is_device_name,
+    is_veth_name,
 };
 use crate::resolve::is_known;
 use crate::step::Step;
+use crate::translate::{
+    TranslateError, found_route, found_rule, leads, new_vxlan, request, take_links,
+};
 
 const TABLE_MAIN: u32 = 254;
 
@@ -66,10 +66,8 @@ enum StepError {
     Setting(#[from] SysctlError),
     #[error(transparent)]
     Read(#[from] ReadError),
-    #[error("device {0} is not there")]
-    NoDevice(String),
-    #[error("a device without its VXLAN properties cannot be made")]
-    NotVxlan,
+    #[error(transparent)]
+    Translate(#[from] TranslateError),
     #[error(transparent)]
     Task(#[from] JoinError),
 }
@@ -214,7 +212,7 @@ impl Kernel {
                     requests.push(request);
                     sent.push(step);
                 }
-                Err(source) => failed.push(StepFailed { step: step.clone(), source }),
+                Err(error) => failed.push(StepFailed { step: step.clone(), source: error.into() }),
             }
         }
         let results = self.socket.batch(&requests).await;
@@ -238,7 +236,7 @@ impl Kernel {
                 }
                 self.socket.request(&Request::NewVxlan(new_vxlan(name, device)?)).await?;
                 let link = self.socket.link_named(name).await?;
-                let link = link.ok_or_else(|| StepError::NoDevice(name.clone()))?;
+                let link = link.ok_or_else(|| TranslateError::NoDevice(name.clone()))?;
                 indexes.insert(name.clone(), link.index);
                 // A message of its own: in one message with `up` it is read too late, and the kernel makes
                 // a link-local address and asks the overlay who else has it.
@@ -264,77 +262,6 @@ impl Kernel {
 /// Whether a step is one netlink message, and so can go with others.
 fn is_message(step: &Step) -> bool {
     !matches!(step, Step::NewDevice { .. } | Step::SetSetting(..) | Step::SetRuleset(_))
-}
-
-fn take_links(tables: &mut Tables, seen: &Seen) {
-    for link in &seen.links {
-        if is_device_name(&link.name) {
-            let device =
-                Device { vxlan: found_vxlan(link), mtu: link.mtu, group: link.group, up: link.up };
-            tables.devices.insert(link.name.clone(), device);
-        } else if is_veth_name(&link.name) && matches!(link.kind, LinkKind::Veth(_)) {
-            let uid = link.alias.as_deref().and_then(|alias| alias.parse().ok());
-            tables.veths.insert(link.name.clone(), Veth { uid, group: link.group, up: link.up });
-        }
-    }
-    let names = seen.names();
-    for found in &seen.addresses {
-        let device = names.get(&found.address.device).filter(|name| is_device_name(name));
-        if let Some(device) = device.map(|name| (*name).to_owned()) {
-            let (address, length) = (found.address.address, found.address.length);
-            tables.addresses.insert(Address { device, ip: address, length });
-        }
-    }
-}
-
-fn found_vxlan(link: &Link) -> Option<Vxlan> {
-    let LinkKind::Vxlan(RtVxlan { vni, local, port, learning, checksums }) = link.kind else {
-        return None;
-    };
-    // One that learns or sends without checksums is not one that limpet makes.
-    let plain = !learning && checksums;
-    plain.then_some(Vxlan { vni, local, port, mac: link.mac? })
-}
-
-fn new_vxlan(name: &str, device: &Device) -> Result<NewVxlan, StepError> {
-    let Vxlan { vni, local, port, mac } = device.vxlan.ok_or(StepError::NotVxlan)?;
-    let vxlan = RtVxlan { vni, local, port, learning: false, checksums: true };
-    let (name, mtu, group) = (name.to_owned(), device.mtu, device.group);
-    Ok(NewVxlan { name, mac, mtu, group, vxlan })
-}
-
-fn leads(kind: &NexthopKind, names: &BTreeMap<u32, &str>) -> Nexthop {
-    match kind {
-        NexthopKind::Gateway { device, gateway: std::net::IpAddr::V6(via), onlink: false } => {
-            let hop = |name: &&str| Nexthop::Hop(Hop { device: (*name).to_owned(), via: *via });
-            names.get(device).map_or(Nexthop::Other, hop)
-        }
-        NexthopKind::Group { members, resilient: Some(resilient) }
-            if resilient.buckets == BUCKETS && members.iter().all(|member| member.weight == 1) =>
-        {
-            Nexthop::Group(members.iter().map(|member| member.id).collect())
-        }
-        _ => Nexthop::Other,
-    }
-}
-
-/// None of a route that has gone with its device.
-fn found_route(route: &RtRoute, names: &BTreeMap<u32, &str>) -> Option<Route> {
-    let RtRoute { table, destination, metric, source, .. } = *route;
-    let target = match route.target {
-        RouteTarget::Nexthop(id) => Target::Nexthop(id),
-        RouteTarget::Device { index, gateway: None, onlink: false } => {
-            Target::Link((*names.get(&index)?).to_owned())
-        }
-        RouteTarget::Unreachable => Target::Unreachable,
-        _ => Target::Other,
-    };
-    Some(Route { key: RouteKey { table, destination, metric }, target, source })
-}
-
-fn found_rule(rule: RtRule) -> Rule {
-    let RtRule { family, preference, from, table, .. } = rule;
-    Rule { family, preference, from, table }
 }
 
 /// The settings that matter: those that are wanted, and those of the containers that are there.
@@ -365,96 +292,6 @@ async fn read_settings(settings: Vec<Setting>) -> Result<Vec<(Setting, String)>,
         Ok(found)
     };
     tokio::task::spawn_blocking(read).await?
-}
-
-/// A step as the message that it is.
-fn request(step: &Step, indexes: &BTreeMap<String, u32>) -> Result<Request, StepError> {
-    let at =
-        |name: &str| indexes.get(name).copied().ok_or_else(|| StepError::NoDevice(name.to_owned()));
-    Ok(match step {
-        Step::ChangeDevice { name, mtu, group, up } => {
-            let (mtu, group, up) = (*mtu, *group, up.then_some(true));
-            let no_link_local = up.is_some();
-            Request::ChangeLink(LinkChange {
-                mtu,
-                group,
-                up,
-                no_link_local,
-                ..LinkChange::of(at(name)?)
-            })
-        }
-        Step::DelDevice(name) => Request::DelLink(at(name)?),
-        Step::SetAddress(Address { device, ip, length }) => {
-            let (device, address, length) = (at(device)?, *ip, *length);
-            Request::SetAddress(RtAddress { device, address, length, no_dad: true })
-        }
-        Step::SetFdb(entry) => Request::SetFdb(fdb_entry(entry, at(&entry.device)?)),
-        Step::DelFdb(entry) => Request::DelFdb(fdb_entry(entry, at(&entry.device)?)),
-        Step::SetNeighbour { device, address, mac } => {
-            let (device, address, mac) = (at(device)?, *address, *mac);
-            Request::SetNeighbour(Neighbour { device, address, mac, protocol: PROTOCOL })
-        }
-        Step::DelNeighbour { device, address } => {
-            // Only device and address count.
-            let (mac, device) = (limpet_net_types::Mac::GATEWAY, at(device)?);
-            Request::DelNeighbour(Neighbour { device, address: *address, mac, protocol: 0 })
-        }
-        Step::SetNexthop(id, leads) => {
-            let kind = nexthop_kind(leads, &at)?;
-            Request::SetNexthop(RtNexthop { id: *id, protocol: PROTOCOL, kind })
-        }
-        Step::DelNexthop(id) => Request::DelNexthop(*id),
-        Step::SetRoute(route) => Request::SetRoute(rt_route(route, &at)?),
-        Step::DelRoute(route) => Request::DelRoute(rt_route(route, &at)?),
-        Step::SetRule(rule) => Request::SetRule(rt_rule(*rule)),
-        Step::DelRule(rule) => Request::DelRule(rt_rule(*rule)),
-        Step::NewDevice { .. } | Step::SetSetting(..) | Step::SetRuleset(_) => {
-            unreachable!("no message: `is_message` says so")
-        }
-    })
-}
-
-fn fdb_entry(entry: &Fdb, device: u32) -> FdbEntry {
-    FdbEntry { device, mac: entry.mac, vtep: entry.vtep, permanent: true }
-}
-
-fn nexthop_kind(
-    leads: &Nexthop,
-    at: &impl Fn(&str) -> Result<u32, StepError>,
-) -> Result<NexthopKind, StepError> {
-    Ok(match leads {
-        Nexthop::Hop(Hop { device, via }) => {
-            NexthopKind::Gateway { device: at(device)?, gateway: (*via).into(), onlink: false }
-        }
-        Nexthop::Group(members) => NexthopKind::Group {
-            members: members.iter().map(|id| Member { id: *id, weight: 1 }).collect(),
-            resilient: Some(Resilient {
-                buckets: BUCKETS,
-                idle_timer: std::time::Duration::from_secs(IDLE_SECONDS.into()),
-            }),
-        },
-        Nexthop::Other => NexthopKind::Other,
-    })
-}
-
-fn rt_route(
-    route: &Route,
-    at: &impl Fn(&str) -> Result<u32, StepError>,
-) -> Result<RtRoute, StepError> {
-    let RouteKey { table, destination, metric } = route.key;
-    let target = match &route.target {
-        Target::Nexthop(id) => RouteTarget::Nexthop(*id),
-        Target::Link(device) => RouteTarget::link(at(device)?),
-        Target::Unreachable => RouteTarget::Unreachable,
-        Target::Other => RouteTarget::Other,
-    };
-    let (protocol, source) = (PROTOCOL, route.source);
-    Ok(RtRoute { table, protocol, destination, target, source, metric })
-}
-
-fn rt_rule(rule: Rule) -> RtRule {
-    let Rule { family, preference, from, table } = rule;
-    RtRule { family, preference, from, table, protocol: PROTOCOL }
 }
 
 /// How the kernel can be told to forward IPv6.

@@ -6,7 +6,7 @@
 //! | [`config`], [`identity`] | arguments; who this host is |
 //! | [`facts`], [`view`] | what the host is; what is known of the cluster |
 //! | [`desired`], [`resolve`], [`plan`], [`step`], [`nft`], [`layout`] | what the kernel should have, and the steps to it |
-//! | [`kernel`], [`filter`], [`veths`] | the kernel |
+//! | [`kernel`], [`translate`], [`filter`], [`veths`] | the kernel |
 //! | [`run`], [`watch`], [`upkeep`] | the loops; [`agent`] is where they meet |
 //! | [`socket`], [`attachments`], [`flights`], [`evidence`] | the plugin's requests |
 //! | [`dry_run`] | `limpet-agent plan` |
@@ -33,6 +33,7 @@ mod resolve;
 mod run;
 mod socket;
 mod step;
+mod translate;
 mod upkeep;
 mod veths;
 mod view;
@@ -89,7 +90,7 @@ fn run_program(cli: Cli) -> anyhow::Result<()> {
 }
 
 /// Who this host is, made on its first start.
-fn identity(config: &Config) -> anyhow::Result<Identity> {
+fn own_identity(config: &Config) -> anyhow::Result<Identity> {
     let hostname =
         std::fs::read_to_string("/proc/sys/kernel/hostname").context("reading the hostname")?;
     let install = config.state_dir.join("install-id");
@@ -101,7 +102,7 @@ fn identity(config: &Config) -> anyhow::Result<Identity> {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
-    let identity = identity(&config)?;
+    let identity = own_identity(&config)?;
     let listener = socket::listen(&config.socket).await?;
     info!(host = %identity.host, socket = %config.socket.display(), "starting");
     let agent = Arc::new(Agent::new(config, identity));

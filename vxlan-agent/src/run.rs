@@ -12,7 +12,7 @@ use tracing::{debug, error, info, warn};
 use crate::agent::{Agent, Pass, sentence};
 use crate::desired::{Desired, HostFacts, desired};
 use crate::facts::Seen;
-use crate::kernel::{Kernel, KernelError, Look, forwarding};
+use crate::kernel::{Kernel, KernelError, Look, StepFailed, forwarding};
 use crate::layout::{PROTOCOL, Tables, device_name, is_device_name, is_veth_name};
 use crate::nft;
 use crate::plan::{has_dead, plan};
@@ -157,7 +157,7 @@ async fn pass(
             failures.push(words);
         }
     }
-    report(agent, &desired, (&steps, failures), &found);
+    report(agent, &desired, (&steps, &failed, failures), &found);
     let of_limpet = |name: &str| is_device_name(name) || is_veth_name(name);
     let ours = seen.links.iter().filter(|link| of_limpet(&link.name)).map(|link| link.index);
     let (dead, again) = (has_dead(&found), !failed.is_empty());
@@ -189,15 +189,23 @@ pub(crate) async fn outlook(agent: &Agent, seen: &Seen) -> Result<Option<Desired
     Ok(wanted)
 }
 
-fn report(agent: &Agent, desired: &Desired, done: (&[Step], Vec<String>), found: &Tables) {
-    let (steps, failures) = done;
+/// Notes how a pass went.
+fn report(
+    agent: &Agent,
+    desired: &Desired,
+    done: (&[Step], &[StepFailed], Vec<String>),
+    found: &Tables,
+) {
+    let (steps, failed, failures) = done;
+    let not_made = |name: &str| {
+        let of_it = |failed: &StepFailed| matches!(&failed.step, Step::NewDevice { name: of, .. } if of == name);
+        failed.iter().any(of_it)
+    };
     let new = steps.iter().filter_map(|step| match step {
         Step::NewDevice { name, .. } => Some(name),
         _ => None,
     });
-    let failed =
-        |name: &str| failures.iter().any(|words| words.contains(&format!("ip link add {name} ")));
-    let there = found.devices.keys().chain(new.filter(|name| !failed(name)));
+    let there = found.devices.keys().chain(new).filter(|name| !not_made(name));
     let devices = there.filter(|name| desired.devices.contains_key(*name)).cloned().collect();
     let problems: Vec<String> = desired.problems.iter().map(ToString::to_string).collect();
     let before = agent.passes.borrow().problems.clone();
