@@ -5,7 +5,7 @@
 //! | each network | a VXLAN device, in the network's group, with the host's VTEP MAC and link-local address |
 //! | each other host, in each network | an FDB entry, a neighbour entry and a nexthop object |
 //! | each block, stray | a route in the table *overlay* by its host's nexthop |
-//! | each pool | an `unreachable` route below them, and the rule that containers find hosts by |
+//! | each pool | an `unreachable` route below them, and the rule that containers find hosts by, which passes over the pool itself |
 //! | each other host's address | a route in the table *hosts* |
 //! | each prefix behind gateways | a route in the table *hosts* by a group of their nexthops |
 //! | each container of this host | a route, a neighbour entry and settings, as soon as its veth pair is there |
@@ -72,6 +72,8 @@ pub(crate) enum Way {
     Gateways(BTreeSet<Hop>),
     /// Nowhere.
     Unreachable,
+    /// To what the table of the next rule says.
+    Throw,
 }
 
 /// A route that should be.
@@ -87,8 +89,8 @@ pub(crate) struct Container {
     pub(crate) uid: Uid,
     pub(crate) group: u32,
     pub(crate) mac: Mac,
-    /// Its addresses, and what the host itself sends to them from.
-    pub(crate) addresses: Vec<(IpAddr, IpAddr)>,
+    /// Its addresses, and what the host itself sends to them from, where it has an address of the family.
+    pub(crate) addresses: Vec<(IpAddr, Option<IpAddr>)>,
 }
 
 /// What the kernel should have.
@@ -127,7 +129,7 @@ pub(crate) enum LayoutProblem {
     OtherUnderlay { host: HostName, underlay: IpAddr, family: Family },
     /// The host has no global address of a family.
     #[error(
-        "this host has no global {family} address: its {family} packets from and to containers have no source"
+        "this host has no global {family} address: containers reach each other, the host itself reaches none over {family}"
     )]
     NoSource { family: Family },
 }
@@ -213,7 +215,8 @@ impl Layout<'_> {
         indexes.into_iter().map(device_name).find(|name| self.desired.devices.contains_key(name))
     }
 
-    /// What the host sends from in a family; that there is nothing is a problem.
+    /// What the host sends from in a family. That there is nothing is a problem of the host's own packets, not of
+    /// those that it forwards.
     fn source(&mut self, family: Family) -> Option<IpAddr> {
         let source = self.facts.primary(family);
         let problem = LayoutProblem::NoSource { family };
@@ -224,10 +227,9 @@ impl Layout<'_> {
     }
 
     fn route(&mut self, table: u32, destination: Prefix, way: Way) {
-        if let Some(source) = self.source(destination.family()) {
-            let key = RouteKey { table, destination, metric: 0 };
-            self.desired.routes.insert(key, WantedRoute { way, source: Some(source) });
-        }
+        let key = RouteKey { table, destination, metric: 0 };
+        let source = self.source(destination.family());
+        self.desired.routes.insert(key, WantedRoute { way, source });
     }
 
     /// The hosts that this one cannot reach.
@@ -324,6 +326,10 @@ impl Layout<'_> {
                     RouteKey { table: TABLE_OVERLAY, destination: prefix, metric: METRIC_POOL };
                 let nowhere = WantedRoute { way: Way::Unreachable, source: None };
                 self.desired.routes.insert(key, nowhere);
+                // A prefix behind a gateway may be wider than the pool, the default route even.
+                let key = RouteKey { table: TABLE_HOSTS, destination: prefix, metric: 0 };
+                let onward = WantedRoute { way: Way::Throw, source: None };
+                self.desired.routes.insert(key, onward);
             }
             self.desired.rules.insert(rule(PREFERENCE_OVERLAY, None, TABLE_OVERLAY));
         }
@@ -353,12 +359,9 @@ impl Layout<'_> {
         let view = self.view;
         for (key, attachment) in view.attachments() {
             let Some(network) = view.networks.get(&key.network) else { continue };
-            let mut addresses = Vec::new();
-            for held in &attachment.addresses {
-                if let Some(source) = self.source(Family::of(held.address)) {
-                    addresses.push((held.address, source));
-                }
-            }
+            let held = attachment.addresses.iter().map(|held| held.address);
+            let addresses =
+                held.map(|address| (address, self.source(Family::of(address)))).collect();
             let (uid, group, mac) = (attachment.uid, group_of(network.index), attachment.mac);
             let container = Container { uid, group, mac, addresses };
             let ifname = host_ifname(&key.network, &key.container, &key.ifname);

@@ -165,6 +165,8 @@ pub(crate) enum Target {
     /// The destination is behind this device itself.
     Link(String),
     Unreachable,
+    /// To whatever the next rule's table says.
+    Throw,
     /// Anything else; only found.
     Other,
 }
@@ -250,6 +252,7 @@ impl fmt::Display for Route {
             }
             Target::Link(device) => write!(f, "{destination} dev {device}")?,
             Target::Unreachable => write!(f, "unreachable {destination}")?,
+            Target::Throw => write!(f, "throw {destination}")?,
             Target::Other => write!(f, "{destination}")?,
         }
         if let Some(source) = self.source {

@@ -102,7 +102,7 @@ fn check_target(tables: &Tables, route: &Route, step: &Step) {
     match &route.target {
         Target::Nexthop(id) => assert!(tables.nexthops.contains_key(id), "{step}"),
         Target::Link(device) => assert!(tables.veths[device].up, "{step}"),
-        Target::Unreachable => {}
+        Target::Unreachable | Target::Throw => {}
         Target::Other => panic!("{step}"),
     }
 }

@@ -136,12 +136,21 @@ fn set_ways(steps: &mut Vec<Step>, wanted: &Tables, found: &Tables) {
     steps.extend(groups.into_iter().map(set));
 }
 
-/// Ways before dead ends, and the rules that lead to both last.
+/// Where a route stands among those that are set: what passes a pool on before the wider ways that would catch it,
+/// and ways before dead ends. Deleted are ways, then dead ends, then what passes on.
+fn rank(route: &Route) -> u8 {
+    match route.target {
+        Target::Throw => 0,
+        Target::Unreachable => 2,
+        _ => 1,
+    }
+}
+
+/// Routes, and the rules that lead to them last.
 fn set_routes(steps: &mut Vec<Step>, wanted: &Tables, found: &Tables) {
-    let missing = wanted.routes.difference(&found.routes);
-    let (nowhere, ways): (Vec<_>, Vec<_>) =
-        missing.partition(|route| route.target == Target::Unreachable);
-    steps.extend(ways.into_iter().chain(nowhere).cloned().map(Step::SetRoute));
+    let mut missing: Vec<_> = wanted.routes.difference(&found.routes).collect();
+    missing.sort_by_key(|route| rank(route));
+    steps.extend(missing.into_iter().cloned().map(Step::SetRoute));
     steps.extend(wanted.rules.difference(&found.rules).copied().map(Step::SetRule));
 }
 
@@ -149,10 +158,9 @@ fn set_routes(steps: &mut Vec<Step>, wanted: &Tables, found: &Tables) {
 fn delete(steps: &mut Vec<Step>, desired: &Desired, wanted: &Tables, found: &Tables) {
     steps.extend(found.rules.difference(&wanted.rules).copied().map(Step::DelRule));
 
-    let gone: Vec<_> = surplus_routes(desired, wanted, found).collect();
-    let (nowhere, ways): (Vec<_>, Vec<_>) =
-        gone.into_iter().partition(|route| route.target == Target::Unreachable);
-    steps.extend(ways.into_iter().chain(nowhere).cloned().map(Step::DelRoute));
+    let mut gone: Vec<_> = surplus_routes(desired, wanted, found).collect();
+    gone.sort_by_key(|route| (rank(route) == 0, rank(route)));
+    steps.extend(gone.into_iter().cloned().map(Step::DelRoute));
 
     let surplus =
         found.nexthops.iter().filter(|(id, n)| n.ours && !wanted.nexthops.contains_key(id));

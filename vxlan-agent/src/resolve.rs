@@ -43,6 +43,7 @@ pub(crate) fn resolve(desired: &Desired, found: &Tables) -> Tables {
             Way::Hop(hop) => Target::Nexthop(numbers.hop(hop)),
             Way::Gateways(hops) => Target::Nexthop(numbers.group(key.destination, hops, found)),
             Way::Unreachable => Target::Unreachable,
+            Way::Throw => Target::Throw,
         };
         routes.insert(*key, Route { key: *key, target, source: route.source });
     }
@@ -76,7 +77,7 @@ fn add_container(
         let key = RouteKey { table: TABLE_OVERLAY, destination: host_prefix(*address), metric: 0 };
         let target = Target::Link(name.to_owned());
         // What is here wins over what is said to be elsewhere.
-        routes.insert(key, Route { key, target, source: Some(*source) });
+        routes.insert(key, Route { key, target, source: *source });
         neighbours.insert((name.to_owned(), *address), container.mac);
     }
 }

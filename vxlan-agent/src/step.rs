@@ -124,7 +124,9 @@ fn new_device(f: &mut fmt::Formatter<'_>, name: &str, device: &Device) -> fmt::R
     // A device without is only ever found.
     let Some(Vxlan { vni, local, port, mac }) = vxlan else { return Ok(()) };
     write!(f, "ip link add {name} address {mac} mtu {mtu} group {group} type vxlan")?;
-    write!(f, " id {vni} local {local} dstport {port} nolearning")
+    write!(f, " id {vni} local {local} dstport {port} nolearning")?;
+    // Before it is set up, or the kernel asks the overlay who else has the address that it makes.
+    write!(f, " && ip link set {name} addrgenmode none")
 }
 
 fn dash(family: Family) -> &'static str {

@@ -90,6 +90,7 @@ pub(crate) fn found_route(route: &RtRoute, names: &BTreeMap<u32, &str>) -> Optio
             Target::Link((*names.get(&index)?).to_owned())
         }
         RouteTarget::Unreachable => Target::Unreachable,
+        RouteTarget::Throw => Target::Throw,
         _ => Target::Other,
     };
     Some(Route { key: RouteKey { table, destination, metric }, target, source })
@@ -183,6 +184,7 @@ fn rt_route(
         Target::Nexthop(id) => RouteTarget::Nexthop(*id),
         Target::Link(device) => RouteTarget::link(at(device)?),
         Target::Unreachable => RouteTarget::Unreachable,
+        Target::Throw => RouteTarget::Throw,
         Target::Other => RouteTarget::Other,
     };
     let (protocol, source) = (PROTOCOL, route.source);

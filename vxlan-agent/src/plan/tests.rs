@@ -501,7 +501,7 @@ fn works(tables: &Tables, key: RouteKey) -> bool {
             _ => id_works(id),
         },
         Target::Link(_) => true,
-        Target::Unreachable | Target::Other => false,
+        Target::Unreachable | Target::Throw | Target::Other => false,
     })
 }
 
