@@ -38,8 +38,8 @@ pub(crate) struct HostFacts {
     pub(crate) underlay_mtu: u32,
     /// Its global addresses, the primary one of each family first.
     pub(crate) addresses: Vec<IpAddr>,
-    /// Addresses and the devices that they are on.
-    pub(crate) on_devices: Vec<(String, IpAddr)>,
+    /// Devices and where the main table leads by them.
+    pub(crate) led_to: Vec<(String, Prefix)>,
     /// How the kernel can be told to forward IPv6.
     pub(crate) forwarding: Forwarding6,
 }
@@ -53,6 +53,8 @@ pub(crate) enum Forwarding6 {
     Global {
         /// Those that accept router advertisements.
         accept_ra: Vec<String>,
+        /// Whether the host forwarded before limpet had it do so; if not, it is to forward for limpet only.
+        router: bool,
     },
 }
 
@@ -127,6 +129,9 @@ pub(crate) enum LayoutProblem {
         "host {host} has its underlay at {underlay}, which this host's {family} underlay does not reach"
     )]
     OtherUnderlay { host: HostName, underlay: IpAddr, family: Family },
+    /// A gateway has no way to what is said to be behind it.
+    #[error("no route of this host leads to {prefix}, which is said to be behind it")]
+    NoExternal { prefix: Prefix },
     /// The host has no global address of a family.
     #[error(
         "this host has no global {family} address: containers reach each other, the host itself reaches none over {family}"
@@ -155,8 +160,8 @@ pub(crate) fn desired(view: &View, facts: &HostFacts) -> Option<Desired> {
     layout.gateways();
     layout.pools();
     layout.containers();
-    layout.settings();
     layout.ruleset();
+    layout.settings();
     Some(layout.desired)
 }
 
@@ -369,19 +374,25 @@ impl Layout<'_> {
         }
     }
 
-    /// The devices that lead to the prefixes behind this host, if it is a gateway.
-    fn external_devices(&self) -> BTreeSet<String> {
+    /// The devices that lead to the prefixes behind this host, if it is a gateway; and which of those lead nowhere.
+    fn external_devices(&mut self) -> BTreeSet<String> {
+        let mut devices = BTreeSet::new();
         if !self.host.is(Role::Gateway) {
-            return BTreeSet::new();
+            return devices;
         }
-        let external = &self.host.external;
-        let behind = |address: IpAddr| external.iter().any(|prefix| prefix.contains(address));
-        let devices = self.facts.on_devices.iter().filter(|(_, address)| behind(*address));
-        devices.map(|(device, _)| device.clone()).collect()
+        for &prefix in &self.host.external {
+            let leading = leading_to(prefix, &self.facts.led_to);
+            if leading.is_empty() {
+                self.desired.problems.push(LayoutProblem::NoExternal { prefix });
+            }
+            devices.extend(leading);
+        }
+        devices
     }
 
     fn settings(&mut self) {
         let forwarding = &self.facts.forwarding;
+        let external = self.desired.ruleset.external.clone();
         let setting = |family, device: &str, name, value: &str| {
             (Setting { family, device: device.to_owned(), name }, value.to_owned())
         };
@@ -390,13 +401,13 @@ impl Layout<'_> {
             settings.extend(device_settings(device, forwarding));
         }
         if !settings.is_empty() {
-            for device in self.external_devices() {
+            for device in external {
                 settings.push(setting(Family::V4, &device, "forwarding", "1"));
                 if *forwarding == Forwarding6::PerDevice {
                     settings.push(setting(Family::V6, &device, "force_forwarding", "1"));
                 }
             }
-            if let Forwarding6::Global { accept_ra } = forwarding {
+            if let Forwarding6::Global { accept_ra, .. } = forwarding {
                 // Before forwarding is switched on: the kernel drops learned routes at that very moment.
                 let going_on = accept_ra.iter();
                 settings
@@ -413,8 +424,26 @@ impl Layout<'_> {
         pools.sort_unstable_by_key(|range| (range.family(), range.bits()));
         let groups = self.desired.devices.values().map(|device| device.group).collect();
         let external = self.external_devices();
-        self.desired.ruleset = Ruleset { groups, pools, external };
+        let containers = self.host.is(Role::Node);
+        let closed6 = matches!(self.facts.forwarding, Forwarding6::Global { router: false, .. });
+        self.desired.ruleset = Ruleset { groups, pools, external, containers, closed6 };
     }
+}
+
+/// The devices by which the main table leads to a prefix or to parts of it. The default route leads to what no other
+/// does, and to the whole of the default prefix.
+fn leading_to(prefix: Prefix, led_to: &[(String, Prefix)]) -> BTreeSet<String> {
+    let devices = |default: bool| -> BTreeSet<String> {
+        let overlapping = led_to
+            .iter()
+            .filter(|(_, to)| (to.length() == 0) == default && to.range().overlaps(prefix.range()));
+        overlapping.map(|(device, _)| device.clone()).collect()
+    };
+    let mut precise = devices(false);
+    if precise.is_empty() || prefix.length() == 0 {
+        precise.extend(devices(true));
+    }
+    precise
 }
 
 fn hop(device: &str, host: &Host) -> Hop {

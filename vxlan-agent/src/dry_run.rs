@@ -16,7 +16,7 @@ use limpet_net_types::HostName;
 use crate::config::Config;
 use crate::desired::{HostFacts, desired};
 use crate::facts::Choice;
-use crate::kernel::{Kernel, forwarding};
+use crate::kernel::Kernel;
 use crate::run::commands;
 use crate::view::View;
 
@@ -69,8 +69,8 @@ async fn from_controller(config: Config) -> anyhow::Result<Vec<String>> {
         name: name.clone(),
         underlay_mtu: reach.mtu,
         addresses: reach.addresses,
-        on_devices: reach.on_devices,
-        forwarding: forwarding(&seen).await?,
+        led_to: reach.led_to,
+        forwarding: kernel.forwarding(&seen).await?,
     };
     let Some(desired) = desired(&view, &facts) else { bail!("host {name} has not joined yet") };
     Ok(commands(&desired, seen, &mut kernel).await?)

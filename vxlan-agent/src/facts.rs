@@ -8,6 +8,9 @@ use limpet_rtnl::{FoundAddress, Link, Route, RouteTarget, Scope};
 
 use crate::layout::{is_device_name, is_veth_name};
 
+/// The loopback device's name.
+const LOOPBACK: &str = "lo";
+
 /// The devices, addresses and routes of the main table, read together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Seen {
@@ -27,8 +30,8 @@ pub(crate) struct Reach {
     pub(crate) addresses: Vec<IpAddr>,
     /// The prefixes on its links, those of a single address left out.
     pub(crate) on_link: BTreeSet<Prefix>,
-    /// All addresses and their devices.
-    pub(crate) on_devices: Vec<(String, IpAddr)>,
+    /// Devices and where the main table leads by them, links and default routes included.
+    pub(crate) led_to: Vec<(String, Prefix)>,
 }
 
 /// What of a host's addresses is its operator's choice.
@@ -94,15 +97,50 @@ impl Seen {
         // Stable: within a device the kernel's order is the operator's.
         global
             .sort_by_key(|(at, address)| (*address != underlay, at.index != link.index, at.index));
-        let names = self.names();
-        let on_devices = self.addresses.iter().filter_map(|found| {
-            Some(((*names.get(&found.address.device)?).to_owned(), found.address.address))
-        });
         let mut addresses: Vec<IpAddr> = global.into_iter().map(|(_, address)| address).collect();
         let mut known = BTreeSet::new();
         addresses.retain(|address| known.insert(*address));
         let on_link = self.on_link(choice);
-        Ok(Reach { underlay, mtu: link.mtu, addresses, on_link, on_devices: on_devices.collect() })
+        Ok(Reach {
+            underlay,
+            mtu: self.carrier_mtu(link),
+            addresses,
+            on_link,
+            led_to: self.led_to(),
+        })
+    }
+
+    fn led_to(&self) -> Vec<(String, Prefix)> {
+        let names = self.names();
+        let leads = self.main.iter().filter_map(|route| match route.target {
+            RouteTarget::Device { index, .. } => {
+                Some(((*names.get(&index)?).to_owned(), route.destination))
+            }
+            _ => None,
+        });
+        leads.filter(|(device, _)| !is_device_name(device) && !is_veth_name(device)).collect()
+    }
+
+    /// The MTU of what carries packets from an underlay on `link`. An address of the loopback device is one for a
+    /// routed fabric: packets leave by whichever device leads on, and must fit each.
+    fn carrier_mtu(&self, link: &Link) -> u32 {
+        if link.name != LOOPBACK {
+            return link.mtu;
+        }
+        let carriers = self.main.iter().filter_map(|route| match route.target {
+            RouteTarget::Device { index, gateway: Some(_), .. } => Some(index),
+            _ => None,
+        });
+        let carriers: BTreeSet<u32> = carriers.collect();
+        let carriers = self.links.iter().filter(|link| carriers.contains(&link.index));
+        let others = self.links.iter().filter(|other| {
+            other.up
+                && other.name != LOOPBACK
+                && !is_device_name(&other.name)
+                && !is_veth_name(&other.name)
+        });
+        let smallest = carriers.map(|link| link.mtu).min();
+        smallest.or_else(|| others.map(|link| link.mtu).min()).unwrap_or(link.mtu)
     }
 
     fn on_link(&self, choice: &Choice) -> BTreeSet<Prefix> {
@@ -134,7 +172,7 @@ impl Seen {
         let real: Vec<_> =
             self.global(choice).filter(|(_, address)| !address.is_loopback()).collect();
         // The loopback device carries service addresses, no packets.
-        let real: Vec<_> = real.into_iter().filter(|(link, _)| link.name != "lo").collect();
+        let real: Vec<_> = real.into_iter().filter(|(link, _)| link.name != LOOPBACK).collect();
         let mut devices: Vec<_> = real.iter().map(|(link, _)| link.name.clone()).collect();
         devices.sort_unstable();
         devices.dedup();
@@ -214,6 +252,21 @@ mod tests {
         choice.underlay = Some("10.0.0.9".parse().unwrap());
         assert_eq!(seen.reach(&choice), Err(ReachError::Absent("10.0.0.9".parse().unwrap())));
         assert_eq!(Seen::default().reach(&Choice::default()), Err(ReachError::Nothing));
+    }
+
+    #[test]
+    fn an_underlay_of_the_loopback_device_has_the_mtu_of_what_leads_on() {
+        let choice = Choice { underlay: Some("192.0.2.1".parse().unwrap()), skipped: vec![] };
+        let mut seen = host(&[("lo", "192.0.2.1"), ("eth0", "10.0.0.1"), ("eth1", "10.0.1.1")]);
+        seen.links[0].mtu = 65536;
+        seen.links[2].mtu = 9000;
+        assert_eq!(seen.reach(&choice).unwrap().mtu, 1500);
+        by_default(&mut seen, "eth1", "0.0.0.0/0");
+        let via = Some("10.0.1.254".parse().unwrap());
+        seen.main[0].target = RouteTarget::Device { index: 3, gateway: via, onlink: false };
+        assert_eq!(seen.reach(&choice).unwrap().mtu, 9000);
+        let led_to = vec![("eth1".to_owned(), "0.0.0.0/0".parse().unwrap())];
+        assert_eq!(seen.reach(&choice).unwrap().led_to, led_to);
     }
 
     #[test]

@@ -97,6 +97,8 @@ pub(crate) struct Kernel {
     filter: Filter,
     /// The nftables table as it was read last.
     ruleset: Remembered,
+    /// Whether this program has seen the host not forward IPv6 of its own.
+    closed6: bool,
 }
 
 impl Kernel {
@@ -106,6 +108,7 @@ impl Kernel {
             socket: Socket::open()?,
             filter: Filter::default(),
             ruleset: Remembered::Nothing,
+            closed6: false,
         })
     }
 
@@ -167,6 +170,30 @@ impl Kernel {
         tables.rules = ours.map(found_rule).collect();
         tables.settings = read_settings(settings_of(desired, &tables)).await?;
         Ok(tables)
+    }
+
+    /// How the kernel can be told to forward IPv6.
+    pub(crate) async fn forwarding(&mut self, seen: &Seen) -> Result<Forwarding6, KernelError> {
+        let setting =
+            |device: &str, name| Setting { family: Family::V6, device: device.to_owned(), name };
+        if !read_settings(vec![setting("all", "force_forwarding")]).await?.is_empty() {
+            return Ok(Forwarding6::PerDevice);
+        }
+        let names = seen.links.iter().map(|link| link.name.as_str());
+        let foreign = names.filter(|name| !is_device_name(name) && !is_veth_name(name));
+        let accept = foreign.map(|name| setting(name, "accept_ra")).collect();
+        let accept = read_settings(accept).await?.into_iter();
+        // Also those that were told before: they are to stay told.
+        let accept = accept.filter(|(_, value)| value == "1" || value == "2");
+        let accept_ra = accept.map(|(setting, _)| setting.device).collect();
+        let all = read_settings(vec![setting("all", "forwarding")]).await?;
+        // Once limpet has switched forwarding on, its table is what tells an earlier router from others.
+        self.closed6 |= all.iter().any(|(_, value)| value == "0")
+            || self
+                .ruleset(Look::Remembered)
+                .await?
+                .is_some_and(|table| crate::nft::is_closed6(&table));
+        Ok(Forwarding6::Global { accept_ra, router: !self.closed6 })
     }
 
     async fn ruleset(&mut self, look: Look) -> Result<Option<String>, FilterError> {
@@ -292,24 +319,4 @@ async fn read_settings(settings: Vec<Setting>) -> Result<Vec<(Setting, String)>,
         Ok(found)
     };
     tokio::task::spawn_blocking(read).await?
-}
-
-/// How the kernel can be told to forward IPv6.
-pub(crate) async fn forwarding(seen: &Seen) -> Result<Forwarding6, KernelError> {
-    let names: Vec<_> = seen.links.iter().map(|link| link.name.clone()).collect();
-    let setting =
-        |device: &str, name| Setting { family: Family::V6, device: device.to_owned(), name };
-    let probe = read_settings(vec![setting("all", "force_forwarding")]).await?;
-    if !probe.is_empty() {
-        return Ok(Forwarding6::PerDevice);
-    }
-    let accept: Vec<_> = names
-        .iter()
-        .filter(|name| !is_device_name(name) && !is_veth_name(name))
-        .map(|name| setting(name, "accept_ra"))
-        .collect();
-    let accept = read_settings(accept).await?.into_iter();
-    // Also those that were told before: they are to stay told.
-    let accept = accept.filter(|(_, value)| value == "1" || value == "2");
-    Ok(Forwarding6::Global { accept_ra: accept.map(|(setting, _)| setting.device).collect() })
 }

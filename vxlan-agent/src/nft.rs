@@ -1,8 +1,9 @@
 //! Pure: the nftables table `inet limpet` as text.
 //!
 //! What it says: a container sends from its own addresses only; nobody outside limpet's devices sends from a
-//! pool; and what is for containers comes from limpet's devices, from a device of a gateway that leads to what
-//! is behind it, or because another program translated its destination. Everything goes by interface group, so
+//! pool; what comes through the tunnel goes to containers, or out of a device of a gateway that leads to what is
+//! behind it; and what is for containers comes from limpet's devices, from such a device of a gateway, or because
+//! another program translated its destination. Everything goes by interface group, so
 //! the table is the same however many containers there are. [`crate::filter`] reads and replaces it.
 
 use std::collections::BTreeSet;
@@ -25,6 +26,11 @@ pub(crate) struct Ruleset {
     pub(crate) pools: Vec<Range>,
     /// The devices that lead to what is behind this gateway.
     pub(crate) external: BTreeSet<String>,
+    /// Whether this host runs containers. Only there can a destination have been translated into a container's; asking
+    /// for that switches connection tracking on for all of a host's traffic.
+    pub(crate) containers: bool,
+    /// Whether IPv6 is forwarded between other devices only because limpet had to switch it on for all.
+    pub(crate) closed6: bool,
 }
 
 /// As `nft` reads it.
@@ -45,23 +51,39 @@ impl fmt::Display for Ruleset {
         set(f, "set external", "ifname", names.map(|name| format!("\"{name}\"")))?;
         let verdicts = self.groups.iter().map(|group| format!("{group} : accept"));
         set(f, "map from", "devgroup : verdict", verdicts)?;
-        f.write_str(CHAINS)
+        f.write_str(PREROUTING)?;
+        f.write_str("chain forward {\n")?;
+        f.write_str("type filter hook forward priority 0; policy accept\n")?;
+        if self.closed6 {
+            writeln!(f, "{CLOSED6}")?;
+        }
+        f.write_str(FROM_TUNNEL)?;
+        f.write_str("iifgroup vmap @from\n")?;
+        if self.containers {
+            f.write_str("ct status dnat accept\n")?;
+        }
+        f.write_str("oifgroup @networks iifname != @external drop\n}\n}\n")
     }
 }
 
-/// After marks and connection tracking, before routing; and where the packets of others pass.
-const CHAINS: &str = r#"chain prerouting {
+/// Whether a listing of the table says that IPv6 is forwarded for limpet only.
+pub(crate) fn is_closed6(listing: &str) -> bool {
+    listing.contains(CLOSED6)
+}
+
+/// What neither comes from limpet's devices nor goes to them.
+const CLOSED6: &str = "meta nfproto ipv6 iifgroup != @networks oifgroup != @networks drop";
+
+/// Whoever reaches the VXLAN port can send into the tunnel: that must not lead to what is behind just any host.
+const FROM_TUNNEL: &str =
+    "iifgroup @networks iifname \"limpet*\" oifgroup != @networks oifname != @external drop\n";
+
+/// After marks and connection tracking, before routing.
+const PREROUTING: &str = r#"chain prerouting {
 type filter hook prerouting priority -150; policy accept
 iifgroup != @networks ip saddr @pools4 fib saddr type != local drop
 iifgroup != @networks ip6 saddr @pools6 fib saddr type != local drop
-iifname "lc*" fib saddr . iif oif missing drop
-}
-chain forward {
-type filter hook forward priority 0; policy accept
-iifgroup vmap @from
-ct status dnat accept
-oifgroup @networks iifname != @external drop
-}
+iifgroup @networks iifname "lc*" fib saddr . iif oif missing drop
 }
 "#;
 

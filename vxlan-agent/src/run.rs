@@ -12,7 +12,7 @@ use tracing::{debug, error, info, warn};
 use crate::agent::{Agent, Pass, sentence};
 use crate::desired::{Desired, HostFacts, desired};
 use crate::facts::Seen;
-use crate::kernel::{Kernel, KernelError, Look, StepFailed, forwarding};
+use crate::kernel::{Kernel, KernelError, Look, StepFailed};
 use crate::layout::{PROTOCOL, Tables, device_name, is_device_name, is_veth_name};
 use crate::nft;
 use crate::plan::{has_dead, plan};
@@ -140,7 +140,7 @@ async fn pass(
     (look, passing): (Look, &[String]),
 ) -> Result<Done, KernelError> {
     let mut seen = kernel.seen().await?;
-    let Some(desired) = outlook(agent, &seen).await? else { return Ok(Done::default()) };
+    let Some(desired) = outlook(agent, kernel, &seen).await? else { return Ok(Done::default()) };
     let found = kernel.tables(&mut seen, &desired, look).await?;
     let steps = plan(&desired, &found);
     if !steps.is_empty() {
@@ -165,7 +165,11 @@ async fn pass(
 }
 
 /// What should be, with where the host is reached as it is now. None while the cluster is not known.
-pub(crate) async fn outlook(agent: &Agent, seen: &Seen) -> Result<Option<Desired>, KernelError> {
+pub(crate) async fn outlook(
+    agent: &Agent,
+    kernel: &mut Kernel,
+    seen: &Seen,
+) -> Result<Option<Desired>, KernelError> {
     let reach = seen.reach(&agent.choice);
     if agent.reached(reach.clone().map_err(|error| error.to_string())) {
         match &reach {
@@ -180,8 +184,8 @@ pub(crate) async fn outlook(agent: &Agent, seen: &Seen) -> Result<Option<Desired
         name: agent.identity.host.clone(),
         underlay_mtu: reach.mtu,
         addresses: reach.addresses,
-        on_devices: reach.on_devices,
-        forwarding: forwarding(seen).await?,
+        led_to: reach.led_to,
+        forwarding: kernel.forwarding(seen).await?,
     };
     let mut state = agent.state();
     let wanted = desired(&state.view, &facts);

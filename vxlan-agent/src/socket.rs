@@ -235,7 +235,7 @@ async fn plan(State(serving): State<Serving>) -> Asked<Plan> {
 async fn planned(agent: &Agent) -> Result<Option<Vec<String>>, KernelError> {
     let mut kernel = Kernel::open()?;
     let seen = kernel.seen().await?;
-    match outlook(agent, &seen).await? {
+    match outlook(agent, &mut kernel, &seen).await? {
         Some(desired) => Ok(Some(commands(&desired, seen, &mut kernel).await?)),
         None => Ok(None),
     }

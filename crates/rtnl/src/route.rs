@@ -51,6 +51,8 @@ pub enum RouteTarget {
     },
     /// Nowhere: the sender is told that the destination is unreachable.
     Unreachable,
+    /// Not by this table: the next rule is asked.
+    Throw,
     /// Anything that limpet never sets. Only read.
     Other,
 }
@@ -102,6 +104,7 @@ impl Route {
                 }
             }
             RouteTarget::Unreachable => message.header.kind = RouteType::Unreachable,
+            RouteTarget::Throw => message.header.kind = RouteType::Throw,
             RouteTarget::Other => {}
         }
         if let Some(source) = self.source {
@@ -191,11 +194,12 @@ impl Found {
         Ok(())
     }
 
-    /// The kernel adds to a nexthop's route what the nexthop says, and to an unreachable IPv6 route the
+    /// The kernel adds to a nexthop's route what the nexthop says, and to an IPv6 route that leads nowhere the
     /// loopback device: neither was set.
     fn target(&self, message: &RouteMessage) -> RouteTarget {
         match (message.header.kind, self.nexthop, self.device) {
             (RouteType::Unreachable, _, _) => RouteTarget::Unreachable,
+            (RouteType::Throw, _, _) => RouteTarget::Throw,
             (RouteType::Unicast, Some(id), _) => RouteTarget::Nexthop(id),
             (RouteType::Unicast, None, Some(index)) if !self.foreign => RouteTarget::Device {
                 index,
@@ -237,8 +241,10 @@ fn ip_of(address: &RouteAddress) -> Result<IpAddr, Malformed> {
 /// As the arguments of `ip route replace`.
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.target == RouteTarget::Unreachable {
-            f.write_str("unreachable ")?;
+        match self.target {
+            RouteTarget::Unreachable => f.write_str("unreachable ")?,
+            RouteTarget::Throw => f.write_str("throw ")?,
+            _ => {}
         }
         write!(f, "{}", self.destination)?;
         match self.target {
@@ -257,7 +263,7 @@ impl fmt::Display for Route {
                     f.write_str(" scope link")?;
                 }
             }
-            RouteTarget::Unreachable => {}
+            RouteTarget::Unreachable | RouteTarget::Throw => {}
             RouteTarget::Other => f.write_str(" to something else")?,
         }
         if let Some(source) = self.source {

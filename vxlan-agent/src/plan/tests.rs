@@ -9,7 +9,7 @@ use limpet_net_types::{Mac, Token, host_ifname};
 use proptest::prelude::*;
 
 use super::*;
-use crate::desired::{Forwarding6, HostFacts, desired};
+use crate::desired::{Forwarding6, HostFacts, Way, desired};
 use crate::fixture;
 use crate::layout::{FoundNexthop, Hop, Veth};
 use crate::model::{add_settings, carry_out};
@@ -63,7 +63,12 @@ fn facts() -> HostFacts {
         name: "node-a".parse().unwrap(),
         underlay_mtu: 1500,
         addresses: host("node-a", 1, &[]).addresses,
-        on_devices: vec![("eth1".to_owned(), "198.51.100.1".parse().unwrap())],
+        led_to: vec![
+            ("eth0".to_owned(), "192.0.2.0/24".parse().unwrap()),
+            ("eth1".to_owned(), "198.51.100.0/24".parse().unwrap()),
+            ("eth1".to_owned(), "2001:db8:e::/64".parse().unwrap()),
+            ("eth0".to_owned(), "0.0.0.0/0".parse().unwrap()),
+        ],
         forwarding: Forwarding6::PerDevice,
     }
 }
@@ -245,11 +250,21 @@ fn nexthops_of_other_programs_keep_their_numbers() {
 }
 
 #[test]
-fn a_host_without_an_address_of_a_family_has_no_route_of_it_and_says_so() {
+fn a_host_without_an_address_of_a_family_carries_its_containers_all_the_same_and_says_so() {
     let facts = HostFacts { addresses: vec!["192.0.2.1".parse().unwrap()], ..facts() };
+    let with = desired(&view(small()), &self::facts()).unwrap();
     let desired = desired(&view(small()), &facts).unwrap();
-    let of_six = |key: &RouteKey| key.destination.address().is_ipv6() && key.metric == 0;
-    assert!(!desired.routes.keys().any(of_six));
+    assert_eq!(desired.routes.keys().collect::<Vec<_>>(), with.routes.keys().collect::<Vec<_>>());
+    let source = |six: bool| {
+        let ways = desired
+            .routes
+            .iter()
+            .filter(move |(key, _)| key.destination.address().is_ipv6() == six);
+        let ways = ways.filter(|(_, route)| !matches!(route.way, Way::Unreachable | Way::Throw));
+        ways.map(|(_, route)| route.source).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(source(true), [None].into());
+    assert_eq!(source(false), [Some("192.0.2.1".parse().unwrap())].into());
     assert_eq!(desired.problems.len(), 1);
     assert!(desired.problems[0].to_string().contains("no global IPv6 address"));
 }
@@ -300,7 +315,7 @@ fn a_gateway_forwards_from_the_device_of_its_own_prefix_and_has_no_route_to_it()
 
 #[test]
 fn an_older_kernel_keeps_its_router_advertisements_when_forwarding_is_switched_on() {
-    let forwarding = Forwarding6::Global { accept_ra: vec!["eth0".to_owned()] };
+    let forwarding = Forwarding6::Global { accept_ra: vec!["eth0".to_owned()], router: false };
     let desired = desired(&view(small()), &HostFacts { forwarding, ..facts() }).unwrap();
     let last: Vec<_> = desired
         .settings
