@@ -16,12 +16,12 @@ use tracing::{info, warn};
 
 use crate::agent::{Agent, Pass, Patience, State, api_error, not_joined, sentence};
 use crate::desired::mtu_of;
-use crate::evidence::{Sight, gone};
+use crate::evidence::{Evidence, gone};
 use crate::flights::ConnectionId;
 use crate::identity::random;
 use crate::layout::{TABLE_OVERLAY, container_gateway, group_of};
 use crate::run::is_ready;
-use crate::upkeep::{end, end_or_list};
+use crate::upkeep::{end, end_or_list, sight};
 use crate::veths::{Veths, netns_exists};
 use crate::view::Key;
 
@@ -133,8 +133,8 @@ async fn end_earlier(agent: &Agent, veths: &Veths, key: &Key, connection: Connec
         known.filter(|uid| !state.flights.has(*uid))
     };
     let Some(uid) = earlier else { return };
-    match veths.living().await {
-        Ok(living) if living.contains(&uid) => {}
+    match sight(agent, veths.living()).await {
+        Ok(sight) if sight.is_there(uid) => {}
         Ok(_) => {
             // If it cannot be ended the claim says why it cannot be made.
             if let Err(error) = end(agent, key, uid).await {
@@ -325,11 +325,9 @@ pub(crate) async fn collect(
     veths: &Veths,
     request: GcRequest,
 ) -> Result<GcAnswer, ApiError> {
-    let internal = |error: &dyn std::error::Error| error.to_string();
-    let living = veths
-        .living()
+    let sight = sight(agent, veths.living())
         .await
-        .map_err(|error| ApiError::new(ErrorCode::Internal, internal(&error)))?;
+        .map_err(|error| ApiError::new(ErrorCode::Internal, sentence(&error)))?;
     let GcRequest { network, runtime, valid } = request;
     let is_valid = |key: &Key| {
         valid.iter().any(|valid| valid.container == key.container && valid.ifname == key.ifname)
@@ -339,10 +337,10 @@ pub(crate) async fn collect(
         if state.view.position().is_none() {
             return Err(not_joined(&state));
         }
-        let is_there = |uid| living.contains(&uid) || state.flights.has(uid);
+        let is_there = |uid| sight.is_there(uid);
         let boot = agent.identity.boot;
-        let sight = Sight { boot, is_there: &is_there, netns_exists: &netns_exists };
-        let gone = gone(state.view.attachments(), &sight).now;
+        let evidence = Evidence { boot, is_there: &is_there, netns_exists: &netns_exists };
+        let gone = gone(state.view.attachments(), &evidence).now;
         let of_runtime = state.view.attachments().filter(|(key, attachment)| {
             key.network == network && attachment.runtime == runtime && !is_valid(key)
         });

@@ -4,13 +4,55 @@
 //! and its namespace is gone too: either alone may be a moment in an ADD, or a directory that the agent
 //! does not see. Never more than half of this boot's at once: if that many seem gone, the look is wrong rather.
 
+use std::collections::BTreeSet;
+
 use limpet_api::book::Attachment;
 use limpet_net_types::{Token, Uid};
 
-use crate::view::Key;
+use crate::flights::Flights;
+use crate::view::{Key, View};
+
+/// What was known when a look at the interfaces began.
+///
+/// It is taken down first: a plugin makes its interface, confirms it and is in flight no more, all while they are
+/// looked at. Who asked afterwards whether it is in flight would find it neither there nor in the making.
+pub(crate) struct Begun {
+    /// The incarnations that the look is about.
+    known: BTreeSet<Uid>,
+    flights: Flights,
+}
+
+impl Begun {
+    /// Takes down what is known now.
+    pub(crate) fn now(view: &View, flights: &Flights) -> Self {
+        let known = view.attachments().map(|(_, attachment)| attachment.uid);
+        Self { known: known.chain(view.asks.keys().copied()).collect(), flights: flights.clone() }
+    }
+
+    /// The look, once it has found the interfaces of `living`.
+    pub(crate) fn found(self, living: BTreeSet<Uid>) -> Sight {
+        Sight { begun: self, living }
+    }
+}
+
+/// A look at the interfaces that there are.
+pub(crate) struct Sight {
+    begun: Begun,
+    living: BTreeSet<Uid>,
+}
+
+impl Sight {
+    /// Whether an incarnation had an interface, or one was being made for it. What was not known yet when the look
+    /// began is not judged by it, and counts as there.
+    pub(crate) fn is_there(&self, uid: Uid) -> bool {
+        !self.begun.known.contains(&uid)
+            || self.begun.flights.has(uid)
+            || self.living.contains(&uid)
+    }
+}
 
 /// What the host can see of its attachments.
-pub(crate) struct Sight<'a> {
+pub(crate) struct Evidence<'a> {
     /// This boot.
     pub(crate) boot: Token,
     /// Whether an incarnation has an interface, or one is being made for it.
@@ -31,18 +73,18 @@ pub(crate) struct Gone {
 /// Returns those of `attachments` that are gone. They must be all of the host's, or the half is not the half.
 pub(crate) fn gone<'a>(
     attachments: impl Iterator<Item = (&'a Key, &'a Attachment)>,
-    sight: &Sight<'_>,
+    evidence: &Evidence<'_>,
 ) -> Gone {
     let (mut gone, mut of_this_boot, mut total) = (Gone::default(), Vec::new(), 0_usize);
     for (key, attachment) in attachments {
-        let earlier = attachment.boot != sight.boot;
+        let earlier = attachment.boot != evidence.boot;
         total += usize::from(!earlier);
-        if (sight.is_there)(attachment.uid) {
+        if (evidence.is_there)(attachment.uid) {
             continue;
         }
         if earlier {
             gone.now.push((key.clone(), attachment.uid));
-        } else if !(sight.netns_exists)(&attachment.netns) {
+        } else if !(evidence.netns_exists)(&attachment.netns) {
             of_this_boot.push((key.clone(), attachment.uid));
         }
     }
@@ -67,12 +109,12 @@ mod tests {
                 (Key::of(&attachment), attachment)
             })
             .collect();
-        let sight = Sight {
+        let evidence = Evidence {
             boot: Token::from_bits(1),
             is_there: &|uid| there.contains(&uid.bits()),
             netns_exists: &|_| mounted,
         };
-        let gone = gone(attachments.iter().map(|(key, attachment)| (key, attachment)), &sight);
+        let gone = gone(attachments.iter().map(|(key, attachment)| (key, attachment)), &evidence);
         (gone.now.into_iter().map(|(_, uid)| uid.bits()).collect(), gone.doubtful)
     }
 

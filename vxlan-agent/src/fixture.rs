@@ -1,9 +1,36 @@
 //! Pure: small values for tests.
 
+use clap::Parser as _;
 use limpet_api::FleetTime;
 use limpet_api::book::{Attachment, AttachmentKey, Held};
 use limpet_api::config::Network;
+use limpet_api::host::{Claimed, Snapshot, WatchEvent, WatchLine};
 use limpet_net_types::{Token, Vni};
+
+use crate::agent::{Agent, Identity};
+use crate::config::Cli;
+use crate::view::View;
+
+/// The agent of `node-a`, which no controller has heard of.
+pub(crate) fn agent() -> Agent {
+    let cli = Cli::try_parse_from(["limpet-agent", "--controller", "unix:/no/controller"]);
+    let (install, boot) = (Token::from_bits(9), Token::from_bits(1));
+    let identity = Identity { host: "node-a".parse().unwrap(), install, boot };
+    Agent::new(cli.unwrap().config, identity)
+}
+
+/// What is known after a first snapshot, at revision 1.
+pub(crate) fn view(snapshot: Snapshot) -> View {
+    let mut view = View::default();
+    let event = WatchEvent::Snapshot(Box::new(snapshot));
+    view.apply(WatchLine { store: Token::from_bits(1), revision: 1, event }).unwrap();
+    view
+}
+
+/// The answer to a claim.
+pub(crate) fn claimed(attachment: Attachment, revision: u64) -> Claimed {
+    Claimed { attachment, network: network(1), revision }
+}
 
 /// A network `n<index>` with the VNI `100 * index`.
 pub(crate) fn network(index: u16) -> Network {

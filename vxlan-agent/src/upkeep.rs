@@ -1,6 +1,7 @@
 //! Edge: what the agent does about attachments without being asked by a plugin: it answers the controller's
 //! questions, ends what is gone, and has the dead buried.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::agent::{Agent, Patience, api_error, sentence};
-use crate::evidence::{Sight, gone};
+use crate::evidence::{Begun, Evidence, Sight, gone};
 use crate::veths::{VethError, Veths, netns_exists};
 use crate::view::Key;
 
@@ -44,9 +45,9 @@ pub(crate) async fn run(agent: Arc<Agent>, veths: Arc<Veths>, stop: Cancellation
         };
         // A judgement at each join, as soon as the watch has told of everything before it.
         let joins = current_join(&agent);
-        let judging = whole || joins.is_some_and(|joins| joins != judged);
-        let done = tend(&agent, &veths, judging).await;
-        if let (true, true, Some(joins)) = (done.is_ok(), judging, joins) {
+        let judging = joins.filter(|joins| whole || *joins != judged);
+        let done = tend(&agent, &veths, judging.is_some()).await;
+        if let (true, Some(joins)) = (done.is_ok(), judging) {
             judged = joins;
         }
         again = match done {
@@ -87,19 +88,30 @@ fn current_join(agent: &Agent) -> Option<u64> {
     (store == session.store && revision >= session.revision).then(|| *agent.joins.borrow())
 }
 
+/// Looks at the interfaces that there are, for the incarnations that are known before anything is looked at.
+pub(crate) async fn sight(
+    agent: &Agent,
+    living: impl Future<Output = Result<BTreeSet<Uid>, VethError>>,
+) -> Result<Sight, VethError> {
+    let begun = {
+        let state = agent.state();
+        Begun::now(&state.view, &state.flights)
+    };
+    Ok(begun.found(living.await?))
+}
+
 /// One look. Returns whether nothing is left to try again.
 async fn tend(agent: &Agent, veths: &Veths, judging: bool) -> Result<bool, VethError> {
     let asks: Vec<Ask> =
         agent.state().view.asks.values().filter(|ask| !ask.present).cloned().collect();
     let mut done = true;
     if !asks.is_empty() || judging {
-        let living = veths.living().await?;
+        let sight = sight(agent, veths.living()).await?;
         if judging {
-            judge(agent, &|uid| living.contains(&uid));
+            judge(agent, &sight);
         }
         for ask in asks {
-            let uid = ask.attachment.uid;
-            let there = living.contains(&uid) || agent.state().flights.has(uid);
+            let there = sight.is_there(ask.attachment.uid);
             done &= answer(agent, &ask, there).await;
         }
     }
@@ -118,15 +130,12 @@ async fn tend(agent: &Agent, veths: &Veths, judging: bool) -> Result<bool, VethE
 }
 
 /// Lists for their end the attachments that are gone.
-fn judge(agent: &Agent, living: &dyn Fn(Uid) -> bool) {
-    if current_join(agent).is_none() {
-        return;
-    }
+fn judge(agent: &Agent, sight: &Sight) {
     let mut state = agent.state();
     let boot = agent.identity.boot;
-    let is_there = |uid| living(uid) || state.flights.has(uid);
-    let sight = Sight { boot, is_there: &is_there, netns_exists: &netns_exists };
-    let mut gone = gone(state.view.attachments(), &sight);
+    let is_there = |uid| sight.is_there(uid);
+    let evidence = Evidence { boot, is_there: &is_there, netns_exists: &netns_exists };
+    let mut gone = gone(state.view.attachments(), &evidence);
     // A DEL came when nothing was known of them yet.
     let told = state
         .view
@@ -229,5 +238,56 @@ pub(crate) async fn end_or_list(agent: &Agent, key: &Key, uid: Uid) -> bool {
             agent.tend.notify_one();
             false
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use limpet_net_types::Token;
+
+    use super::*;
+    use crate::fixture;
+
+    /// An agent that knows of attachments 1 to 3 and is asked about 4.
+    fn agent() -> Agent {
+        let agent = fixture::agent();
+        let attachments = (1..=3).map(|n| fixture::attachment(n, n.into())).collect();
+        let fourth = fixture::attachment(4, 4);
+        let attachment = limpet_api::book::AttachmentRef { key: fourth.key, uid: fourth.uid };
+        let asks = vec![Ask { attachment, present: false }];
+        agent.state().view = fixture::view(limpet_api::host::Snapshot {
+            attachments,
+            asks,
+            ..limpet_api::host::Snapshot::default()
+        });
+        agent
+    }
+
+    #[tokio::test]
+    async fn what_is_confirmed_or_claimed_while_the_interfaces_are_looked_at_is_there() {
+        let agent = agent();
+        let uid = Token::from_bits;
+        let begin = |n: u8| {
+            let key = Key::of(&fixture::attachment(n, n.into()));
+            agent.state().flights.begin(uid(n.into()), 1, key);
+        };
+        begin(2);
+        begin(4);
+        // What has an interface when they are listed, and what happens before the list is judged by.
+        let living = async {
+            let listed = [uid(1)].into();
+            for n in [2, 4] {
+                agent.state().flights.end(uid(n));
+            }
+            begin(5);
+            agent.state().view.claimed(&fixture::claimed(fixture::attachment(5, 5), 2));
+            agent.state().flights.end(uid(5));
+            Ok(listed)
+        };
+        let sight = sight(&agent, living).await.unwrap();
+        let there: Vec<u128> = (1..=5).filter(|n| sight.is_there(uid(*n))).collect();
+        assert_eq!(there, [1, 2, 4, 5]);
+        judge(&agent, &sight);
+        assert_eq!(agent.state().endings.keys().map(|uid| uid.bits()).collect::<Vec<_>>(), [3]);
     }
 }
