@@ -116,6 +116,8 @@ impl ByHand {
             containers: [Container::new("hand-c"), Container::new("hand-d")],
         };
         for (host, number) in made.hosts.iter().zip([1_u8, 2]) {
+            // As careful about sources as the hosts of the datacentre are.
+            host.run("sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.default.rp_filter=1");
             let address = format!("192.0.2.1{number}/24");
             datacentre.underlay.join(host, "eth0", &[&address]);
         }
