@@ -97,6 +97,9 @@ fn of_code(code: ErrorCode) -> Option<&'static str> {
             "see who has what: limpetctl reservation show <name>"
         }
         E::MacHeld => "leave --mac out, and one is derived",
+        E::HostNameTaken => {
+            "stop the agent that is alive under this name, and ask again 15 s later: limpetctl host"
+        }
         E::HostAddressConflict => {
             "see all hosts' addresses: limpetctl host; all pools': limpetctl pool"
         }
@@ -130,7 +133,6 @@ mod tests {
                 "bad-request",
                 "too-large",
                 "invalid",
-                "host-name-taken",
                 "host-superseded",
                 "session-lost",
                 "role-missing",

@@ -80,6 +80,10 @@ struct Set {
     /// No prefix is behind it any more
     #[arg(long, conflicts_with = "external")]
     no_external: bool,
+    /// It was installed anew, or another machine is in its place: the next one that joins under its name is the
+    /// host, and ends what the old one had. Refused while the host is alive
+    #[arg(long)]
+    reinstalled: bool,
 }
 
 /// Carries out one command.
@@ -166,6 +170,7 @@ impl Set {
             roles: (!self.role.is_empty()).then(|| self.role.iter().copied().collect()),
             labels: label.then(|| self.label.iter().cloned().collect()),
             external: external.then(|| self.external.iter().copied().collect()),
+            reinstalled: self.reinstalled,
         }
     }
 }

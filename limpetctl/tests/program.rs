@@ -131,6 +131,7 @@ fn what_a_host_is_set_to_takes_the_place_of_what_was() {
         "host create h --role gateway,member --label rack=r1 --external 192.0.2.0/24",
         "host set h --role node --label a=b=c,d=",
         "host set h --no-label --no-external",
+        "host set h --reinstalled",
     ] {
         assert_exit(&run(&controller.url, words), 0);
     }
@@ -140,6 +141,7 @@ fn what_a_host_is_set_to_takes_the_place_of_what_was() {
             r#"PUT /v1/hosts/h {"roles":["member","gateway"],"labels":{"rack":"r1"},"external":["192.0.2.0/24"]}"#,
             r#"PATCH /v1/hosts/h {"roles":["node"],"labels":{"a":"b=c","d":""}}"#,
             r#"PATCH /v1/hosts/h {"labels":{},"external":[]}"#,
+            r#"PATCH /v1/hosts/h {"reinstalled":true}"#,
         ]
     );
 }

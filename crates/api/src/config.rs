@@ -309,6 +309,10 @@ pub struct HostChange {
     /// The prefixes behind it, all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external: Option<BTreeSet<Prefix>>,
+    /// Whether it was installed anew or replaced: whichever installation joins next is the host from then on, and
+    /// ends what the earlier one had. Refused while the host is alive.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reinstalled: bool,
 }
 
 /// A host.

@@ -36,7 +36,7 @@ pub(super) async fn join(
         crate::draft::Decision { draft: joined.draft, answer: joined.answer.map(|h| (h, store)) }
     };
     let ((host, store), revision) = app.book.decide(decide).await?;
-    app.leases().hear(&name, Instant::now());
+    app.leases().hear(&name, session, Instant::now());
     info!(host = %name, %boot, "host joined");
     Ok(Json(Session { session, host, store, revision: revision.0 }))
 }
@@ -46,9 +46,10 @@ pub(super) async fn heartbeat(
     Params(name): Params<HostName>,
     Body(Heartbeat { session }): Body<Heartbeat>,
 ) -> Done {
+    app.leases().hear_again(&name, session, Instant::now());
     let host = name.clone();
     app.book.decide(move |state| sessions::check(state, &host, session)).await?;
-    app.leases().hear(&name, Instant::now());
+    app.leases().hear(&name, session, Instant::now());
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -59,4 +60,35 @@ pub(super) async fn present(
 ) -> Done {
     app.book.decide(move |state| sessions::present(state, &host, uid, session)).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use limpet_net_types::Token;
+    use tokio::time;
+
+    use super::*;
+    use crate::http::fixture::{app, joining};
+    use crate::store::faulty::Fault;
+
+    #[tokio::test]
+    async fn a_heartbeat_counts_also_while_the_store_is_away() {
+        let (app, faults) = app().await;
+        let host: HostName = "a".parse().unwrap();
+        let joined = join(Shared(app.clone()), Params(host.clone()), Body(joining(1))).await;
+        let session = joined.unwrap().0.session;
+        let seen = |app: &App| app.leases().last_seen(&host, Instant::now()).unwrap();
+        let beat = |session| {
+            heartbeat(Shared(app.clone()), Params(host.clone()), Body(Heartbeat { session }))
+        };
+        let pause = Duration::from_millis(200);
+        for (session, is_heard) in [(session, true), (Token::from_bits(9), false)] {
+            time::sleep(pause).await;
+            faults.plan(Fault::Slow(pause * 2));
+            assert!(time::timeout(pause / 2, beat(session)).await.is_err(), "the store is away");
+            assert_eq!(seen(&app) < pause, is_heard, "{session}");
+        }
+    }
 }

@@ -2,6 +2,8 @@
 
 mod claims;
 mod extract;
+#[cfg(test)]
+mod fixture;
 mod hosts;
 mod operators;
 mod serve;

@@ -3,13 +3,16 @@
 use std::collections::BTreeSet;
 
 use limpet_api::config::{Host, HostChange, HostSpec, Role};
+use limpet_api::host::LEASE_SECONDS;
 use limpet_api::{ApiError, ErrorCode};
 use limpet_net_types::{HostName, Mac};
 use serde_json::json;
 
 use super::pools::pool_with;
+use super::sessions::Liveness;
 use crate::draft::{Decision, Draft, refuse};
 use crate::keys::Subject;
+use crate::records::Alive;
 use crate::state::{Entry, State};
 
 /// Decides the creation of a host before its agent joins.
@@ -34,9 +37,17 @@ pub(crate) fn create(state: &State, name: &HostName, spec: &HostSpec) -> Decisio
 }
 
 /// Decides a change of a host.
-pub(crate) fn change(state: &State, name: &HostName, change: &HostChange) -> Decision<Entry<Host>> {
+pub(crate) fn change(
+    state: &State,
+    name: &HostName,
+    change: &HostChange,
+    liveness: Liveness,
+) -> Decision<Entry<Host>> {
     Decision::make(|draft| {
         let entry = found(state, draft, name)?;
+        if change.reinstalled {
+            end_session(state, draft, name, liveness)?;
+        }
         let before = &entry.record;
         let change = change.clone();
         let host = Host {
@@ -89,6 +100,29 @@ pub(crate) fn delete(state: &State, name: &HostName) -> Decision<()> {
         }
         Ok(())
     })
+}
+
+/// Forgets which installation the host was, so that any may join next.
+fn end_session(
+    state: &State,
+    draft: &mut Draft,
+    name: &HostName,
+    liveness: Liveness,
+) -> Result<(), ApiError> {
+    let subject = Subject::Session(name.clone());
+    let session = state.session(name);
+    draft.rely(&subject, session);
+    let Some(Entry { record: Alive { install, .. }, .. }) = session else { return Ok(()) };
+    if liveness == Liveness::Alive {
+        let text = format!(
+            "installation {install} of host {name} is alive: stop its agent, and say this again \
+             {LEASE_SECONDS} s later"
+        );
+        return Err(ApiError::new(ErrorCode::HostNameTaken, text)
+            .with_details(json!({ "present": { "install": install } })));
+    }
+    draft.delete(&subject);
+    Ok(())
 }
 
 fn found<'a>(
@@ -183,7 +217,8 @@ mod tests {
         let spec = HostSpec { roles: [Role::Gateway].into(), ..spec };
         sample.decided(|state| create(state, &name("g2"), &spec)).unwrap();
         let none = HostChange { roles: Some([].into()), ..HostChange::default() };
-        let error = sample.decided(|state| change(state, &name("g"), &none)).unwrap_err();
+        let error =
+            sample.decided(|state| change(state, &name("g"), &none, Liveness::Alive)).unwrap_err();
         assert_eq!(error.code, ErrorCode::Invalid);
     }
 

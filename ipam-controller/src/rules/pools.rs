@@ -243,7 +243,7 @@ fn holds_no_host(state: &State, range: Range, name: &PoolName) -> Result<(), Api
 
 /// Returns what of a host lies in a range: an address of its own, or a prefix behind it.
 ///
-/// A prefix that is larger than the range is none: the pool's routes are the longer ones.
+/// A prefix that is larger than the range is none: hosts pass over it for what is a pool's.
 fn conflict(range: Range, host: &Host) -> Option<String> {
     let own = |address: &&IpAddr| range.contains(**address);
     let behind = |prefix: &&Prefix| range.covers(prefix.range());

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use limpet_api::config::{Host, HostSpec};
-use limpet_api::host::SessionRequest;
+use limpet_api::host::{LEASE_SECONDS, SessionRequest};
 use limpet_api::{ApiError, ErrorCode};
 use limpet_net_types::{Family, HostName, Token, Uid};
 use serde_json::json;
@@ -14,7 +14,7 @@ use crate::alloc::claim::session;
 use crate::draft::{Decision, Draft, refuse};
 use crate::keys::Subject;
 use crate::records::Alive;
-use crate::state::State;
+use crate::state::{Entry, State};
 
 /// How many addresses a host may have: each is a route on every other host.
 const MOST_ADDRESSES: usize = 64;
@@ -30,9 +30,11 @@ pub(crate) enum Liveness {
 
 /// Decides whether an agent may speak for a host from now on, under the token `fresh`.
 ///
-/// A later boot of the same installation takes over at once, and earlier ones may not come back:
-/// of two copies of a machine the one that started first is told. Another installation takes
-/// over only from one that is not heard of any more.
+/// While the host is alive only the same machine may: the same boot, or another boot of the same
+/// installation at the same underlay address, since two machines cannot share one. Earlier boots
+/// may not come back: of two copies of a machine the one that started first is told. Another
+/// installation cannot know the host's containers, so it takes over only where there are none, or
+/// once an operator has said that the host was installed anew.
 pub(crate) fn open(
     state: &State,
     name: &HostName,
@@ -43,18 +45,11 @@ pub(crate) fn open(
     Decision::make(|draft| {
         let before = state.session(name);
         draft.rely(&Subject::Session(name.clone()), before);
-        let superseded = match before.map(|entry| &entry.record) {
+        let superseded = match before {
             None => Vec::new(),
-            Some(before) if before.install != request.install => {
-                if liveness == Liveness::Alive {
-                    return Err(taken(state, name, before, request));
-                }
-                Vec::new()
+            Some(Entry { record: before, .. }) => {
+                Successor { state, name, before, request }.superseded(liveness)?
             }
-            Some(before) if before.superseded.contains(&request.boot) => {
-                return Err(late(name, before, request));
-            }
-            Some(before) => before.superseded_by(request.boot),
         };
         let host = joined(state, draft, name, request)?;
         if before.map(|before| &before.record.on_link) != Some(&request.on_link) {
@@ -96,28 +91,105 @@ pub(crate) fn present(state: &State, name: &HostName, uid: Uid, token: Token) ->
     })
 }
 
-fn taken(state: &State, name: &HostName, before: &Alive, request: &SessionRequest) -> ApiError {
-    let Alive { install, .. } = before;
-    let at = state.host(name).and_then(|host| host.record.underlay);
-    let at = at.map_or_else(|| "an unknown address".to_owned(), |at| at.to_string());
-    let text = format!(
-        "host name {name} is in use by installation {install} at {at}, which is alive; \
-         installation {} at {} needs another name",
-        request.install, request.underlay
-    );
-    ApiError::new(ErrorCode::HostNameTaken, text)
-        .with_details(json!({ "alive": install, "refused": request.install }))
+/// An agent that joins a host that another one spoke for, or the same one earlier.
+struct Successor<'a> {
+    state: &'a State,
+    name: &'a HostName,
+    before: &'a Alive,
+    request: &'a SessionRequest,
 }
 
-fn late(name: &HostName, before: &Alive, request: &SessionRequest) -> ApiError {
-    let text = format!(
-        "boot {} of host {name} was followed by boot {} of the same installation {}: this machine \
-         is a copy of it, or the other one is",
-        request.boot, before.boot, before.install
-    );
-    ApiError::new(ErrorCode::HostSuperseded, text).with_details(
-        json!({ "install": before.install, "newer": before.boot, "refused": request.boot }),
-    )
+impl Successor<'_> {
+    /// Returns the boots that may not come back once this one has joined.
+    fn superseded(&self, liveness: Liveness) -> Result<Vec<Token>, ApiError> {
+        let Self { state, name, before, request } = self;
+        let is_alive = liveness == Liveness::Alive;
+        if before.install != request.install {
+            let attachments = state.attachments_of(name).count();
+            return match (is_alive, attachments) {
+                (true, _) => Err(self.taken()),
+                (false, 0) => Ok(Vec::new()),
+                (false, attachments) => Err(self.occupied(attachments)),
+            };
+        }
+        if before.superseded.contains(&request.boot) {
+            return Err(self.late());
+        }
+        if is_alive && before.boot != request.boot && self.underlay() != Some(request.underlay) {
+            return Err(self.twin());
+        }
+        Ok(before.superseded_by(request.boot))
+    }
+
+    fn underlay(&self) -> Option<IpAddr> {
+        self.state.host(self.name).and_then(|host| host.record.underlay)
+    }
+
+    /// Where the host is, in words.
+    fn place(&self) -> String {
+        self.underlay().map_or_else(|| "an unknown address".to_owned(), |at| at.to_string())
+    }
+
+    fn taken(&self) -> ApiError {
+        let Self { name, before, request, .. } = self;
+        let text = format!(
+            "host name {name} is in use by installation {} at {}, which is alive; installation {} \
+             at {} needs another name, or that one is to be stopped first",
+            before.install,
+            self.place(),
+            request.install,
+            request.underlay
+        );
+        self.refusal(text)
+    }
+
+    fn occupied(&self, attachments: usize) -> ApiError {
+        let Self { name, before, request, .. } = self;
+        let text = format!(
+            "host {name} still has {attachments} attachments of installation {} at {}; if \
+             installation {} at {} replaces it, say so: limpetctl host set {name} --reinstalled",
+            before.install,
+            self.place(),
+            request.install,
+            request.underlay
+        );
+        self.refusal(text)
+    }
+
+    fn twin(&self) -> ApiError {
+        let Self { name, before, request, .. } = self;
+        let text = format!(
+            "host {name} is alive with boot {} at {}, and boot {} of the same installation {} is \
+             at {}: one of the two machines is a copy, or the host has a new address and may join \
+             {LEASE_SECONDS} s after it was last heard of",
+            before.boot,
+            self.place(),
+            request.boot,
+            request.install,
+            request.underlay
+        );
+        self.refusal(text)
+    }
+
+    fn late(&self) -> ApiError {
+        let Self { name, before, request, .. } = self;
+        let text = format!(
+            "boot {} of host {name} was followed by boot {} of the same installation {}: this \
+             machine is a copy of it, or the other one is",
+            request.boot, before.boot, before.install
+        );
+        ApiError::new(ErrorCode::HostSuperseded, text).with_details(
+            json!({ "install": before.install, "newer": before.boot, "refused": request.boot }),
+        )
+    }
+
+    fn refusal(&self, text: String) -> ApiError {
+        let Self { before, request, .. } = self;
+        ApiError::new(ErrorCode::HostNameTaken, text).with_details(json!({
+            "present": { "install": before.install, "boot": before.boot, "underlay": self.underlay() },
+            "refused": { "install": request.install, "boot": request.boot, "underlay": request.underlay },
+        }))
+    }
 }
 
 /// Returns the host as it is once its agent has joined, and writes it if that is news.
@@ -225,15 +297,22 @@ fn distinct(
 
 #[cfg(test)]
 mod tests {
+    use limpet_api::config::HostChange;
+
     use super::*;
+    use crate::rules::hosts;
     use crate::state::sample::{Sample, name};
 
     fn token(bits: u128) -> Token {
         Token::from_bits(bits)
     }
 
+    fn at(last: u8) -> IpAddr {
+        [192, 0, 2, last].into()
+    }
+
     fn request(install: u128, boot: u128, last: u8) -> SessionRequest {
-        let address: IpAddr = [192, 0, 2, last].into();
+        let address = at(last);
         SessionRequest {
             install: token(install),
             boot: token(boot),
@@ -264,6 +343,49 @@ mod tests {
         assert!(error.message.contains(&token(1).to_string()), "{error}");
         assert!(error.message.contains(&token(2).to_string()), "{error}");
         join(&mut sample, "a", &request(2, 1, 2), Liveness::Lapsed).unwrap();
+    }
+
+    #[test]
+    fn a_copy_that_boots_beside_the_living_machine_is_refused_and_both_are_named() {
+        let mut sample = Sample::new();
+        join(&mut sample, "a", &request(1, 1, 1), Liveness::Alive).unwrap();
+        let before = sample.state().clone();
+        let error = join(&mut sample, "a", &request(1, 2, 2), Liveness::Alive).unwrap_err();
+        assert_eq!(error.code, ErrorCode::HostNameTaken);
+        for named in ["192.0.2.1", "192.0.2.2", &token(1).to_string(), &token(2).to_string()] {
+            assert!(error.message.contains(named), "{named}: {error}");
+        }
+        assert_eq!(*sample.state(), before);
+        join(&mut sample, "a", &request(1, 1, 3), Liveness::Alive).unwrap();
+        let moved = "the same boot may have a new address";
+        assert_eq!(
+            sample.state().host(&name("a")).unwrap().record.underlay,
+            Some(at(3)),
+            "{moved}"
+        );
+        join(&mut sample, "a", &request(1, 2, 3), Liveness::Alive).unwrap();
+        join(&mut sample, "a", &request(1, 3, 2), Liveness::Lapsed).unwrap();
+    }
+
+    #[test]
+    fn another_installation_needs_an_operators_word_while_there_are_attachments() {
+        let mut sample = Sample::new();
+        sample.network("blue");
+        sample.host("a");
+        sample.pool("p", "10.0.0.0/24", |_| {});
+        sample.attach("a", "c1");
+        let anew = request(2, 1, 2);
+        let error = join(&mut sample, "a", &anew, Liveness::Lapsed).unwrap_err();
+        assert_eq!(error.code, ErrorCode::HostNameTaken);
+        assert!(error.message.contains("limpetctl host set a --reinstalled"), "{error}");
+        let change = HostChange { reinstalled: true, ..HostChange::default() };
+        let mut change =
+            |liveness| sample.decided(|s| hosts::change(s, &name("a"), &change, liveness));
+        assert_eq!(change(Liveness::Alive).unwrap_err().code, ErrorCode::HostNameTaken);
+        change(Liveness::Lapsed).unwrap();
+        change(Liveness::Alive).expect("said again, nothing is left to do");
+        assert_eq!(sample.state().attachments().count(), 1, "the new agent judges them");
+        join(&mut sample, "a", &anew, Liveness::Alive).unwrap();
     }
 
     #[test]

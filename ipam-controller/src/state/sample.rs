@@ -6,10 +6,14 @@ use std::fmt::Debug;
 use std::str::FromStr;
 
 use limpet_api::ApiError;
+use limpet_api::book::AttachmentKey;
 use limpet_api::config::{Host, Pool, PoolState, Sticky};
+use limpet_api::host::{ClaimRequest, Wanted};
 use limpet_net_types::{HostName, NetworkName, Token};
 
 use super::{Effects, State};
+use crate::alloc::Patience;
+use crate::alloc::claim::claim;
 use crate::draft::{Decision, Draft};
 use crate::keys::Subject;
 use crate::records::Alive;
@@ -119,6 +123,16 @@ impl Sample {
             version: String::new(),
         };
         self.put(&Subject::Session(name(host)), &alive);
+    }
+
+    /// Attaches a container without a name to network `blue`, on a host from [`Self::host`].
+    pub(crate) fn attach(&mut self, host: &str, container: &str) {
+        let (network, ifname) = (name("blue"), name("eth0"));
+        let key = AttachmentKey { host: name(host), network, container: name(container), ifname };
+        let (session, uid) =
+            (Token::from_bits(7), Token::from_bits(self.state.revision().0.into()));
+        let request = ClaimRequest { session, uid, wanted: Wanted::default() };
+        self.decided(|state| claim(state, &key, &request, Patience::Over)).unwrap();
     }
 
     /// Changes a host in any way.

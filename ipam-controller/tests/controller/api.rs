@@ -140,6 +140,11 @@ async fn a_host_name_has_one_living_installation() {
     let first = controller.join("a", 1).await;
     let error = controller.try_join("a", 2, 2, 1).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::HostNameTaken);
+    let error = controller.try_join("a", 2, 1, 2).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::HostNameTaken, "a copy beside the living machine");
+    let change = json!({ "reinstalled": true });
+    let error = controller.ask::<Value>(Method::PATCH, "/v1/hosts/a", &change).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::HostNameTaken, "it is alive");
     let heartbeat = Heartbeat { session: first.session };
     let path = paths::heartbeat(&"a".parse().unwrap());
     controller.ask::<()>(Method::POST, &path, &heartbeat).await.unwrap();

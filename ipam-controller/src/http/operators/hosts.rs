@@ -85,7 +85,11 @@ pub(in crate::http) async fn change(
     Params(name): Params<HostName>,
     Patch(change): Patch<HostChange>,
 ) -> Answer<Versioned<HostStatus>> {
-    let decide = move |state: &State| rules::change(state, &name, &change);
+    let leases = app.clone();
+    let decide = move |state: &State| {
+        let liveness = leases.leases().liveness(&name, Instant::now());
+        rules::change(state, &name, &change, liveness)
+    };
     let (host, _) = app.book.decide(decide).await?;
     with_status(&app, host).await
 }
