@@ -16,7 +16,7 @@ use limpet_net_types::HostName;
 use crate::config::Config;
 use crate::desired::{HostFacts, desired};
 use crate::facts::Choice;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Look};
 use crate::run::commands;
 use crate::view::View;
 
@@ -58,22 +58,22 @@ async fn from_controller(config: Config) -> anyhow::Result<Vec<String>> {
     let hostname =
         std::fs::read_to_string("/proc/sys/kernel/hostname").context("reading the hostname")?;
     let name = config.host_name(&hostname)?;
+    let mut kernel = Kernel::open()?;
+    let dump = kernel.dump(Look::Again).await?;
     let view = view_of(&config, &name).await.with_context(|| {
         format!("no agent listens at {}; asking a controller", config.socket.display())
     })?;
-    let mut kernel = Kernel::open()?;
-    let seen = kernel.seen().await?;
     let choice = Choice { underlay: config.underlay, skipped: config.skip_device };
-    let reach = seen.reach(&choice)?;
+    let reach = dump.seen.reach(&choice)?;
     let facts = HostFacts {
         name: name.clone(),
         underlay_mtu: reach.mtu,
         addresses: reach.addresses,
         led_to: reach.led_to,
-        forwarding: kernel.forwarding(&seen).await?,
+        forwarding: kernel.forwarding(&dump.seen).await?,
     };
     let Some(desired) = desired(&view, &facts) else { bail!("host {name} has not joined yet") };
-    Ok(commands(&desired, seen, &mut kernel).await?)
+    Ok(commands(&desired, dump).await?)
 }
 
 async fn view_of(config: &Config, host: &HostName) -> anyhow::Result<View> {

@@ -8,7 +8,7 @@ use std::io;
 use limpet_net_types::Family;
 use limpet_rtnl::sysctl::{self, SysctlError};
 use limpet_rtnl::{
-    FdbEntry, LinkChange, OpenError, ReadError, Request, RequestError, RouteFilter, Socket,
+    FdbEntry, Link, LinkChange, OpenError, ReadError, Request, RequestError, RouteFilter, Socket,
 };
 use tokio::task::JoinError;
 use tracing::debug;
@@ -91,6 +91,25 @@ enum Remembered {
     Read(Option<String>),
 }
 
+/// What the kernel had at one time.
+///
+/// What should be is made out after it and from it: who plans for an older state of the cluster than the kernel's takes
+/// the route of a container that was made in between for wrong.
+pub(crate) struct Dump {
+    /// What the host is.
+    pub(crate) seen: Seen,
+    tables: Tables,
+}
+
+impl Dump {
+    /// Limpet's entries, with the settings that `desired` needs.
+    pub(crate) async fn tables(self, desired: &Desired) -> Result<Tables, KernelError> {
+        let mut tables = self.tables;
+        tables.settings = read_settings(settings_of(desired, &tables)).await?;
+        Ok(tables)
+    }
+}
+
 /// The kernel of the network namespace that the program runs in.
 pub(crate) struct Kernel {
     socket: Socket,
@@ -112,8 +131,15 @@ impl Kernel {
         })
     }
 
+    /// Reads all of limpet's entries but for the settings, and what the host is.
+    pub(crate) async fn dump(&mut self, look: Look) -> Result<Dump, KernelError> {
+        let mut seen = self.seen().await?;
+        let tables = self.tables(&mut seen, look).await?;
+        Ok(Dump { seen, tables })
+    }
+
     /// Reads devices, addresses and the main table.
-    pub(crate) async fn seen(&mut self) -> Result<Seen, KernelError> {
+    async fn seen(&mut self) -> Result<Seen, KernelError> {
         let main = RouteFilter { table: TABLE_MAIN, protocol: 0 };
         Ok(Seen {
             links: self.socket.links().await?,
@@ -122,16 +148,11 @@ impl Kernel {
         })
     }
 
-    /// Reads limpet's entries, and the settings that `desired` needs; updates the devices of `seen`.
+    /// Reads limpet's entries; updates the devices of `seen`.
     ///
     /// The plugin changes the kernel meanwhile. Devices are listed last: what was found before on one that is
     /// not there any more has gone with it, and must not be taken for something of nobody's.
-    pub(crate) async fn tables(
-        &mut self,
-        seen: &mut Seen,
-        desired: &Desired,
-        look: Look,
-    ) -> Result<Tables, KernelError> {
+    async fn tables(&mut self, seen: &mut Seen, look: Look) -> Result<Tables, KernelError> {
         let ruleset = self.ruleset(look).await?;
         let mut fdb = Vec::new();
         for link in seen.links.iter().filter(|link| is_device_name(&link.name)) {
@@ -168,7 +189,6 @@ impl Kernel {
         tables.routes = routes.iter().filter_map(|route| found_route(route, names)).collect();
         let ours = rules.into_iter().filter(|rule| rule.protocol == PROTOCOL);
         tables.rules = ours.map(found_rule).collect();
-        tables.settings = read_settings(settings_of(desired, &tables)).await?;
         Ok(tables)
     }
 
@@ -206,9 +226,9 @@ impl Kernel {
     }
 
     /// Carries out steps in their order. One that fails stops none of those after it.
-    pub(crate) async fn carry_out(&mut self, seen: &Seen, steps: &[Step]) -> Vec<StepFailed> {
+    pub(crate) async fn carry_out(&mut self, links: &[Link], steps: &[Step]) -> Vec<StepFailed> {
         let mut indexes: BTreeMap<String, u32> =
-            seen.links.iter().map(|link| (link.name.clone(), link.index)).collect();
+            links.iter().map(|link| (link.name.clone(), link.index)).collect();
         let mut failed = Vec::new();
         let mut rest = steps;
         for step in steps {

@@ -11,8 +11,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::agent::{Agent, Pass, sentence};
 use crate::desired::{Desired, HostFacts, desired};
-use crate::facts::Seen;
-use crate::kernel::{Kernel, KernelError, Look, StepFailed};
+use crate::kernel::{Dump, Kernel, KernelError, Look, StepFailed};
 use crate::layout::{PROTOCOL, Tables, device_name, is_device_name, is_veth_name};
 use crate::nft;
 use crate::plan::{has_dead, plan};
@@ -139,14 +138,15 @@ async fn pass(
     kernel: &mut Kernel,
     (look, passing): (Look, &[String]),
 ) -> Result<Done, KernelError> {
-    let mut seen = kernel.seen().await?;
-    let Some(desired) = outlook(agent, kernel, &seen).await? else { return Ok(Done::default()) };
-    let found = kernel.tables(&mut seen, &desired, look).await?;
+    let dump = kernel.dump(look).await?;
+    let Some(desired) = outlook(agent, kernel, &dump).await? else { return Ok(Done::default()) };
+    let links = dump.seen.links.clone();
+    let found = dump.tables(&desired).await?;
     let steps = plan(&desired, &found);
     if !steps.is_empty() {
         info!(steps = steps.len(), "making the kernel right");
     }
-    let failed = kernel.carry_out(&seen, &steps).await;
+    let failed = kernel.carry_out(&links, &steps).await;
     let (mut failures, mut maybe) = (Vec::new(), Vec::new());
     for failed in &failed {
         let words = sentence(failed);
@@ -159,18 +159,21 @@ async fn pass(
     }
     report(agent, &desired, (&steps, &failed, failures), &found);
     let of_limpet = |name: &str| is_device_name(name) || is_veth_name(name);
-    let ours = seen.links.iter().filter(|link| of_limpet(&link.name)).map(|link| link.index);
+    let ours = links.iter().filter(|link| of_limpet(&link.name)).map(|link| link.index);
     let (dead, again) = (has_dead(&found), !failed.is_empty());
     Ok(Done { ours: ours.collect(), dead, again, passing: maybe })
 }
 
 /// What should be, with where the host is reached as it is now. None while the cluster is not known.
+///
+/// It takes a dump because the cluster must be looked at after the kernel: every container of the dump was claimed
+/// before that, and so is known by now.
 pub(crate) async fn outlook(
     agent: &Agent,
     kernel: &mut Kernel,
-    seen: &Seen,
+    dump: &Dump,
 ) -> Result<Option<Desired>, KernelError> {
-    let reach = seen.reach(&agent.choice);
+    let reach = dump.seen.reach(&agent.choice);
     if agent.reached(reach.clone().map_err(|error| error.to_string())) {
         match &reach {
             Ok(reach) => info!(underlay = %reach.underlay, mtu = reach.mtu, "reached at"),
@@ -185,7 +188,7 @@ pub(crate) async fn outlook(
         underlay_mtu: reach.mtu,
         addresses: reach.addresses,
         led_to: reach.led_to,
-        forwarding: kernel.forwarding(seen).await?,
+        forwarding: kernel.forwarding(&dump.seen).await?,
     };
     let mut state = agent.state();
     let wanted = desired(&state.view, &facts);
@@ -236,12 +239,8 @@ fn report_failures(agent: &Agent, failures: Vec<String>) {
 }
 
 /// The commands that would make the kernel right now; none are carried out.
-pub(crate) async fn commands(
-    desired: &Desired,
-    mut seen: Seen,
-    kernel: &mut Kernel,
-) -> Result<Vec<String>, KernelError> {
-    let found = kernel.tables(&mut seen, desired, Look::Again).await?;
+pub(crate) async fn commands(desired: &Desired, dump: Dump) -> Result<Vec<String>, KernelError> {
+    let found = dump.tables(desired).await?;
     Ok(plan(desired, &found).iter().map(ToString::to_string).collect())
 }
 

@@ -33,7 +33,7 @@ use tracing::{debug, warn};
 use crate::agent::{Agent, sentence};
 use crate::attachments;
 use crate::flights::ConnectionId;
-use crate::kernel::{Kernel, KernelError};
+use crate::kernel::{Kernel, KernelError, Look};
 use crate::run::{commands, outlook};
 use crate::veths::Veths;
 use crate::view::Key;
@@ -234,9 +234,9 @@ async fn plan(State(serving): State<Serving>) -> Asked<Plan> {
 /// What the next pass would do.
 async fn planned(agent: &Agent) -> Result<Option<Vec<String>>, KernelError> {
     let mut kernel = Kernel::open()?;
-    let seen = kernel.seen().await?;
-    match outlook(agent, &mut kernel, &seen).await? {
-        Some(desired) => Ok(Some(commands(&desired, seen, &mut kernel).await?)),
+    let dump = kernel.dump(Look::Again).await?;
+    match outlook(agent, &mut kernel, &dump).await? {
+        Some(desired) => Ok(Some(commands(&desired, dump).await?)),
         None => Ok(None),
     }
 }
