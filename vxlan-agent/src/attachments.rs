@@ -72,16 +72,19 @@ pub(crate) async fn attach(
 impl State {
     /// Takes in a claim that was granted. If its plugin has gone meanwhile no interface will come of it.
     fn take_claim(&mut self, claimed: &Claimed) -> Result<Attach, ApiError> {
-        let uid = claimed.attachment.uid;
-        self.view.claimed(claimed);
-        let attach = attach_of(self, &claimed.attachment);
-        if !self.flights.has(uid) || attach.is_err() {
-            self.endings.insert(uid, Key::of(&claimed.attachment));
+        let (uid, key) = (claimed.attachment.uid, Key::of(&claimed.attachment));
+        let attach = if !self.view.claimed(claimed) {
+            let words = format!("{} was ended while it was claimed: try again", words_for(&key));
+            Err(ApiError::new(ErrorCode::Unavailable, words))
+        } else if self.flights.has(uid) {
+            attach_of(self, &claimed.attachment)
+        } else {
+            Err(not_found(&key, "was given up while it was claimed"))
+        };
+        if attach.is_err() {
+            self.endings.insert(uid, key);
         }
-        if self.flights.has(uid) {
-            return attach;
-        }
-        Err(not_found(&Key::of(&claimed.attachment), "was given up while it was claimed"))
+        attach
     }
 }
 
@@ -281,11 +284,12 @@ pub(crate) fn check(agent: &Agent, key: &Key) -> Result<Attach, ApiError> {
     }
 }
 
+fn words_for(Key { network, container, ifname }: &Key) -> String {
+    format!("the attachment of {ifname} of container {container} to network {network}")
+}
+
 fn not_found(key: &Key, what: &str) -> ApiError {
-    let Key { network, container, ifname } = key;
-    let words =
-        format!("the attachment of {ifname} of container {container} to network {network} {what}");
-    ApiError::new(ErrorCode::AttachmentNotFound, words)
+    ApiError::new(ErrorCode::AttachmentNotFound, format!("{} {what}", words_for(key)))
 }
 
 /// Ends an attachment, now or later.
@@ -409,4 +413,25 @@ async fn full(agent: &Agent, network: &NetworkName) -> Option<ApiError> {
             ApiError::new(ErrorCode::PoolFull, words)
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[tokio::test]
+    async fn a_claim_that_has_ended_by_its_answer_is_refused_for_now_and_not_known() {
+        let agent = fixture::agent();
+        let attachment = fixture::attachment(1, 7);
+        let (key, uid) = (Key::of(&attachment), attachment.uid);
+        let mut state = agent.state();
+        // The watch is at revision 1: it has told of the claim, and of its end.
+        state.view = fixture::view(limpet_api::host::Snapshot::default());
+        state.flights.begin(uid, 1, key.clone());
+        let error = state.take_claim(&fixture::claimed(attachment, 1)).unwrap_err();
+        assert!(error.code.is_transient(), "{error}");
+        assert_eq!(state.view.attachment(&key), None);
+        assert!(state.endings.contains_key(&uid), "in case that it has not");
+    }
 }

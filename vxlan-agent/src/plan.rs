@@ -219,4 +219,6 @@ pub(crate) fn has_dead(found: &Tables) -> bool {
 }
 
 #[cfg(test)]
+mod races;
+#[cfg(test)]
 mod tests;

@@ -207,8 +207,9 @@ pub(crate) async fn end(agent: &Agent, key: &Key, uid: Uid) -> Result<(), Client
     };
     let mut state = agent.state();
     state.endings.remove(&uid);
-    if let Some(revision) = revision {
-        state.view.ended(uid, revision);
+    match revision {
+        Some(revision) => state.view.ended(uid, revision),
+        None => state.view.unknown(uid),
     }
     Ok(())
 }
@@ -280,7 +281,7 @@ mod tests {
                 agent.state().flights.end(uid(n));
             }
             begin(5);
-            agent.state().view.claimed(&fixture::claimed(fixture::attachment(5, 5), 2));
+            assert!(agent.state().view.claimed(&fixture::claimed(fixture::attachment(5, 5), 2)));
             agent.state().flights.end(uid(5));
             Ok(listed)
         };

@@ -105,7 +105,7 @@ impl View {
             WatchEvent::Changes(changes) => {
                 let Changes { shared, own } = changes;
                 for change in shared {
-                    self.change_shared(change);
+                    self.change_shared(change, revision);
                 }
                 for change in own {
                     self.change_own(change, revision);
@@ -116,9 +116,24 @@ impl View {
         }
     }
 
-    /// Takes in the answer to a claim.
-    pub(crate) fn claimed(&mut self, claimed: &Claimed) {
-        self.know(claimed.attachment.clone(), claimed.revision);
+    /// Takes in the answer to a claim, and returns whether the claim still stands.
+    ///
+    /// Of a revision that the watch has told of, the watch knows: what it does not have has ended since.
+    #[must_use]
+    pub(crate) fn claimed(&mut self, claimed: &Claimed) -> bool {
+        if claimed.revision > self.revision {
+            self.know(claimed.attachment.clone(), claimed.revision);
+        }
+        let uid = claimed.attachment.uid;
+        self.attachment(&Key::of(&claimed.attachment)).is_some_and(|known| known.uid == uid)
+    }
+
+    /// Takes in that the controller does not know an incarnation: it has ended since it was heard of.
+    pub(crate) fn unknown(&mut self, uid: Uid) {
+        let mut known = self.attachments.values().filter(|known| known.attachment.uid == uid);
+        if let Some(revision) = known.next().map(|known| known.revision) {
+            self.ended(uid, revision);
+        }
     }
 
     /// Takes in that an incarnation has ended, by the answer to its end.
@@ -146,7 +161,6 @@ impl View {
             .chain(hosts.into_iter().map(SharedChange::HostSet))
             .chain(blocks.into_iter().map(SharedChange::BlockSet))
             .chain(strays.into_iter().map(SharedChange::StraySet));
-        shared.for_each(|change| self.change_shared(change));
         let revision = self.revision;
         self.ended = before.ended.into_iter().filter(|(_, at)| *at > revision).collect();
         for (key, known) in before.attachments {
@@ -154,12 +168,13 @@ impl View {
                 self.attachments.insert(key, known);
             }
         }
+        shared.for_each(|change| self.change_shared(change, revision));
         let own = (attachments.into_iter().map(OwnChange::AttachmentSet))
             .chain(asks.into_iter().map(OwnChange::AskSet));
         own.for_each(|change| self.change_own(change, revision));
     }
 
-    fn change_shared(&mut self, change: SharedChange) {
+    fn change_shared(&mut self, change: SharedChange, revision: Revision) {
         match change {
             SharedChange::NetworkSet(network) => {
                 self.networks.insert(network.name.clone(), network);
@@ -186,7 +201,9 @@ impl View {
                 self.blocks.remove(&(pool, prefix));
             }
             SharedChange::StraySet(Stray { network, address, host }) => {
-                self.strays.insert((network, address), host);
+                if !self.held_since(&network, address, revision) {
+                    self.strays.insert((network, address), host);
+                }
             }
             SharedChange::StrayGone { network, address } => {
                 self.strays.remove(&(network, address));
@@ -216,8 +233,23 @@ impl View {
         let key = Key::of(&attachment);
         let newer = self.attachments.get(&key).is_some_and(|known| known.revision > revision);
         if !newer && !self.ended.contains_key(&attachment.uid) {
+            // An address that is here now is not elsewhere any more, before the watch tells so.
+            for held in &attachment.addresses {
+                let stray = (key.network.clone(), held.address);
+                if self.strays.get(&stray).is_some_and(|host| *host != attachment.key.host) {
+                    self.strays.remove(&stray);
+                }
+            }
             self.attachments.insert(key, Known { attachment, revision });
         }
+    }
+
+    /// Whether a claim that was answered after `revision` has brought an address here.
+    fn held_since(&self, network: &NetworkName, address: IpAddr, revision: Revision) -> bool {
+        self.attachments.iter().any(|(key, known)| {
+            let holds = || known.attachment.addresses.iter().any(|held| held.address == address);
+            known.revision > revision && key.network == *network && holds()
+        })
     }
 
     /// The watch has told everything up to `revision`: what ended before cannot come up again.
@@ -231,7 +263,7 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture;
+    use crate::fixture::{self, claimed};
 
     fn line(revision: Revision, event: WatchEvent) -> WatchLine {
         WatchLine { store: Token::from_bits(1), revision, event }
@@ -245,10 +277,6 @@ mod tests {
         WatchEvent::Changes(Changes { own: vec![change], ..Changes::default() })
     }
 
-    fn claimed(attachment: Attachment, revision: Revision) -> Claimed {
-        Claimed { attachment, network: fixture::network(1), revision }
-    }
-
     fn uids(view: &View) -> Vec<u128> {
         view.attachments().map(|(_, attachment)| attachment.uid.bits()).collect()
     }
@@ -257,7 +285,7 @@ mod tests {
     fn a_claim_answered_before_the_watch_tells_of_it_is_known_and_stays() {
         let mut view = View::default();
         view.apply(line(5, snapshot(vec![]))).unwrap();
-        view.claimed(&claimed(fixture::attachment(1, 7), 9));
+        assert!(view.claimed(&claimed(fixture::attachment(1, 7), 9)));
         // A controller that is behind the one that answered sends its snapshot.
         view.apply(line(6, snapshot(vec![]))).unwrap();
         assert_eq!(uids(&view), [7]);
@@ -271,7 +299,7 @@ mod tests {
     fn an_ended_incarnation_does_not_come_back_with_an_older_line() {
         let mut view = View::default();
         view.apply(line(5, snapshot(vec![]))).unwrap();
-        view.claimed(&claimed(fixture::attachment(1, 7), 6));
+        assert!(view.claimed(&claimed(fixture::attachment(1, 7), 6)));
         view.ended(Token::from_bits(7), 8);
         view.apply(line(6, own(OwnChange::AttachmentSet(fixture::attachment(1, 7))))).unwrap();
         assert_eq!(uids(&view), [0_u128; 0]);
@@ -283,7 +311,7 @@ mod tests {
     fn the_end_of_an_old_incarnation_leaves_the_new_one() {
         let mut view = View::default();
         view.apply(line(5, snapshot(vec![fixture::attachment(1, 7)]))).unwrap();
-        view.claimed(&claimed(fixture::attachment(1, 8), 7));
+        assert!(view.claimed(&claimed(fixture::attachment(1, 8), 7)));
         let key = Key::of(&fixture::attachment(1, 7));
         let gone = OwnChange::AttachmentGone {
             network: key.network,
@@ -293,6 +321,67 @@ mod tests {
         };
         view.apply(line(6, own(gone))).unwrap();
         assert_eq!(uids(&view), [8]);
+    }
+
+    #[test]
+    fn a_claim_that_the_watch_has_told_the_end_of_stands_no_more() {
+        let mut view = View::default();
+        view.apply(line(5, snapshot(vec![]))).unwrap();
+        view.apply(line(6, own(OwnChange::AttachmentSet(fixture::attachment(1, 7))))).unwrap();
+        assert!(view.claimed(&claimed(fixture::attachment(1, 7), 6)));
+        view.apply(line(7, own(OwnChange::AttachmentSet(fixture::attachment(1, 8))))).unwrap();
+        assert!(!view.claimed(&claimed(fixture::attachment(1, 7), 6)), "another has its place");
+        view.apply(line(9, snapshot(vec![]))).unwrap();
+        assert!(!view.claimed(&claimed(fixture::attachment(1, 8), 7)));
+        assert!(!view.claimed(&claimed(fixture::attachment(2, 9), 9)));
+        assert_eq!(uids(&view), [0_u128; 0]);
+        view.ended(Token::from_bits(10), 11);
+        assert!(!view.claimed(&claimed(fixture::attachment(1, 10), 10)), "its end was answered");
+        assert_eq!(uids(&view), [0_u128; 0]);
+    }
+
+    #[test]
+    fn what_the_controller_does_not_know_is_known_no_more_and_does_not_come_back() {
+        let mut view = View::default();
+        view.apply(line(5, snapshot(vec![fixture::attachment(1, 7)]))).unwrap();
+        assert!(view.claimed(&claimed(fixture::attachment(2, 8), 7)));
+        view.unknown(Token::from_bits(7));
+        view.unknown(Token::from_bits(8));
+        view.unknown(Token::from_bits(9));
+        assert_eq!(uids(&view), [0_u128; 0]);
+        view.apply(line(7, own(OwnChange::AttachmentSet(fixture::attachment(2, 8))))).unwrap();
+        assert_eq!(uids(&view), [0_u128; 0]);
+        assert!(view.ended.is_empty());
+    }
+
+    #[test]
+    fn an_address_that_was_claimed_here_is_no_stray_elsewhere_however_late_the_watch_is() {
+        let stray = |host: &str| Stray {
+            network: "n1".parse().unwrap(),
+            address: "10.32.0.1".parse().unwrap(),
+            host: host.parse().unwrap(),
+        };
+        let set = |host| {
+            let shared = vec![SharedChange::StraySet(stray(host))];
+            WatchEvent::Changes(Changes { shared, ..Changes::default() })
+        };
+        let hosts = |view: &View| view.strays.values().map(ToString::to_string).collect::<Vec<_>>();
+        let mut view = View::default();
+        view.apply(line(5, set("node-b"))).unwrap_err();
+        view.apply(line(5, snapshot(vec![]))).unwrap();
+        view.apply(line(6, set("node-b"))).unwrap();
+        assert_eq!(hosts(&view), ["node-b"]);
+        assert!(view.claimed(&claimed(fixture::attachment(1, 7), 9)));
+        assert_eq!(hosts(&view), [""; 0]);
+        view.apply(line(7, set("node-c"))).unwrap();
+        let strays = vec![stray("node-c")];
+        let late = Box::new(Snapshot { strays, ..Snapshot::default() });
+        view.apply(line(8, WatchEvent::Snapshot(late))).unwrap();
+        assert_eq!(hosts(&view), [""; 0]);
+        view.apply(line(9, set("node-a"))).unwrap();
+        assert_eq!(hosts(&view), ["node-a"]);
+        view.apply(line(10, set("node-b"))).unwrap();
+        assert_eq!(hosts(&view), ["node-b"], "it has moved on");
     }
 
     #[test]

@@ -58,7 +58,7 @@ fn view(snapshot: Snapshot) -> View {
     view
 }
 
-fn facts() -> HostFacts {
+pub(super) fn facts() -> HostFacts {
     HostFacts {
         name: "node-a".parse().unwrap(),
         underlay_mtu: 1500,
@@ -83,7 +83,7 @@ fn block(pool: &str, network: u16, prefix: &str, host: &str) -> Block {
 }
 
 /// Two nodes and a gateway, one network, one container here.
-fn small() -> Snapshot {
+pub(super) fn small() -> Snapshot {
     Snapshot {
         networks: vec![fixture::network(1)],
         pools: vec![pool("p4", 1, "10.32.0.0/16"), pool("p6", 1, "fd32::/64")],
@@ -106,12 +106,12 @@ fn small() -> Snapshot {
     }
 }
 
-fn ifname(n: u8) -> String {
+pub(super) fn ifname(n: u8) -> String {
     let key = fixture::attachment(n, 0).key;
     host_ifname(&key.network, &key.container, &key.ifname)
 }
 
-fn with_veth(mut found: Tables, n: u8, uid: u128, group: u32) -> Tables {
+pub(super) fn with_veth(mut found: Tables, n: u8, uid: u128, group: u32) -> Tables {
     let veth = Veth { uid: Some(Token::from_bits(uid)), group, up: true };
     found.veths.insert(ifname(n), veth);
     add_settings(&mut found, &ifname(n));
@@ -122,7 +122,7 @@ fn commands(steps: &[Step]) -> Vec<String> {
     steps.iter().map(ToString::to_string).filter(|line| !line.starts_with("sysctl")).collect()
 }
 
-fn carried_out(desired: &Desired, found: &Tables) -> Tables {
+pub(super) fn carried_out(desired: &Desired, found: &Tables) -> Tables {
     let mut kernel = found.clone();
     for step in plan(desired, found) {
         carry_out(&mut kernel, &step);
@@ -226,7 +226,7 @@ fn an_answer_that_is_ahead_of_the_watch_gives_its_container_a_route() {
     snapshot.attachments.clear();
     let mut view = view(snapshot);
     let (attachment, network) = (fixture::attachment(1, 1), fixture::network(1));
-    view.claimed(&Claimed { attachment, network, revision: 2 });
+    assert!(view.claimed(&Claimed { attachment, network, revision: 2 }));
     let desired = desired(&view, &facts()).unwrap();
     let lines = commands(&plan(&desired, &with_veth(Tables::default(), 1, 1, 4097)));
     let route = format!(

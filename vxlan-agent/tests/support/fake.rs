@@ -14,8 +14,8 @@ use futures_util::stream;
 use limpet_api::book::{Attachment, AttachmentKey, Held};
 use limpet_api::config::{Host, Network, Pool, PoolState, Role, Select, Sticky};
 use limpet_api::host::{
-    Block, Changes, ClaimRequest, Claimed, EndRequest, Ended, Session, SessionRequest, Snapshot,
-    Stray, WatchEvent, WatchLine,
+    Block, Changes, ClaimRequest, Claimed, EndRequest, Ended, OwnChange, Session, SessionRequest,
+    Snapshot, Stray, WatchEvent, WatchLine,
 };
 use limpet_api::paths::route;
 use limpet_api::{ApiError, ErrorCode, FleetTime};
@@ -64,10 +64,13 @@ impl Shared {
     }
 
     fn tell(&self, changes: Changes) {
-        let mut book = self.book();
+        self.commit(&mut self.book(), changes);
+    }
+
+    /// Tells of changes at a revision of their own.
+    fn commit(&self, book: &mut Book, changes: Changes) {
         book.revision += 1;
-        let revision = book.revision;
-        let _ = self.lines.send(line(revision, WatchEvent::Changes(changes)));
+        let _ = self.lines.send(line(book.revision, WatchEvent::Changes(changes)));
     }
 }
 
@@ -234,15 +237,17 @@ async fn claim(
         return response;
     }
     let mut book = shared.book();
-    book.revision += 1;
     let attachment = attachment(&key, &request, book.claims.len());
+    book.snapshot.attachments.push(attachment.clone());
+    let own = vec![OwnChange::AttachmentSet(attachment.clone())];
+    shared.commit(&mut book, Changes { own, ..Changes::default() });
     let network = book.snapshot.networks[0].clone();
     Json(Claimed { attachment, network, revision: book.revision }).into_response()
 }
 
 async fn end(
     State(shared): Book_,
-    At(_): At<(String, String, String, String)>,
+    At((_, network, container, ifname)): At<(String, String, String, String)>,
     Query(query): Query<EndRequest>,
 ) -> Response {
     if let Some(response) = instead(&shared, "end").await {
@@ -251,7 +256,10 @@ async fn end(
     let mut book = shared.book();
     book.ended.push(query.uid);
     book.snapshot.attachments.retain(|attachment| attachment.uid != query.uid);
-    book.revision += 1;
+    let (network, container) = (network.parse().unwrap(), container.parse().unwrap());
+    let ifname = ifname.parse().unwrap();
+    let gone = OwnChange::AttachmentGone { network, container, ifname, uid: query.uid };
+    shared.commit(&mut book, Changes { own: vec![gone], ..Changes::default() });
     Json(Ended { revision: book.revision }).into_response()
 }
 
