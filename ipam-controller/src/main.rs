@@ -3,7 +3,7 @@
 //! | file | is | does |
 //! |---|---|---|
 //! | [`state`], [`keys`], [`records`] | pure | what the store holds, in memory |
-//! | [`alloc`], [`givable`] | pure | who gets which address |
+//! | [`alloc`], [`givable`], [`runs`] | pure | who gets which address |
 //! | [`rules`] | pure | networks, pools, hosts and sessions against each other |
 //! | [`draft`] | pure | decisions as transactions |
 //! | [`watch`], [`leases`] | pure | what hosts are told, and which were heard of |
@@ -22,6 +22,7 @@ mod leases;
 mod random;
 mod records;
 mod rules;
+mod runs;
 mod state;
 mod store;
 mod watch;

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::ends::ask;
 use super::pools::{Workload, families, is_sticky, named, serving};
-use super::wanted::{asked_for, draining, mac_of, not_in_pool, one_per_family};
+use super::wanted::{asked_for, draining, mac_held, mac_of, not_in_pool, not_kept, one_per_family};
 use super::{Outcome, Patience, pick};
 use crate::draft::{Decision, Draft, refuse};
 use crate::keys::Subject;
@@ -148,7 +148,9 @@ impl Claimant<'_> {
             },
             None => self.choose(draft, true)?,
         };
-        self.check_mac(chosen.mac)?;
+        if let Some(mac) = chosen.mac {
+            self.check_mac(mac)?;
+        }
         Ok(Outcome::Done(self.write(draft, chosen)))
     }
 
@@ -252,19 +254,22 @@ impl Claimant<'_> {
         Err(last.unwrap_or_else(|| unreachable!("at least one pool serves, or it was refused")))
     }
 
-    fn check_mac(&self, mac: Option<Mac>) -> Result<(), ApiError> {
-        let Some(mac) = mac else { return Ok(()) };
-        if self.state.mac_holder(&self.key.network, mac).is_none() {
-            return Ok(());
-        }
+    /// A MAC address that was asked for, or is reserved, must be no other interface's.
+    fn check_mac(&self, mac: Mac) -> Result<(), ApiError> {
         let network = &self.key.network;
-        let text = format!("MAC address {mac} is in use by another interface of network {network}");
-        refuse(ErrorCode::MacHeld, text)
+        let key = reservation_key(network, &self.wanted.namespace, &self.name);
+        not_kept(self.state, &key, mac)?;
+        self.state
+            .mac_holder(network, mac)
+            .map_or(Ok(()), |holder| Err(mac_held(mac, &holder.record)))
     }
 
     fn write(&self, draft: &mut Draft, chosen: Chosen) -> Attachment {
         let AttachmentKey { network, host, .. } = self.key;
-        let mac = chosen.mac.unwrap_or_else(|| mac_of(network, &chosen.addresses));
+        let mac = chosen.mac.unwrap_or_else(|| {
+            let is_free = |mac| self.check_mac(mac).is_ok();
+            mac_of(network, &chosen.addresses, &self.uid.to_string(), is_free)
+        });
         let attachment = Attachment {
             key: self.key.clone(),
             uid: self.uid,

@@ -57,6 +57,13 @@ impl Search<'_> {
         None
     }
 
+    /// The first address of the host's block that an address is in.
+    fn owned_block(&self, bits: u128) -> Option<u128> {
+        let pool = &self.pool.record;
+        let first = self::bits(block_around(pool, bits)?.address());
+        self.state.block(&pool.name, first).map(|_| first)
+    }
+
     /// Whether every address of a block that can be given out is taken.
     fn is_full(&self, block: &BlockEntry) -> bool {
         let (first, last) = block.record.prefix.range().bits();
@@ -84,18 +91,18 @@ pub(crate) fn next(
     if let Some(bits) = in_own_blocks(&mut search, host) {
         return Ok(stays(bits));
     }
-    // A cooling address of its own costs no host a route; another block would.
-    if let Some((_, bits)) = search.coolest {
-        return Ok(stays(bits));
-    }
+    let own = search.coolest.take();
     if let Some((bits, prefix)) = in_new_block(&mut search) {
         return Ok(with_block(pool, host, bits, prefix));
     }
-    if let Some((_, bits)) = search.coolest {
-        return Ok(match block_around(&pool.record, bits) {
-            Some(prefix) => with_block(pool, host, bits, prefix),
-            None => stays(bits),
-        });
+    // A cooling address of its own costs no host a route, as one of a new block would.
+    if let Some((_, bits)) = own {
+        return Ok(stays(bits));
+    }
+    if let Some((_, bits)) = search.coolest
+        && let Some(prefix) = block_around(&pool.record, bits)
+    {
+        return Ok(with_block(pool, host, bits, prefix));
     }
     astray(&mut search)
         .or(search.coolest.map(|(_, bits)| bits))
@@ -115,23 +122,32 @@ pub(crate) fn for_nobody(
     pool: &PoolEntry,
 ) -> Result<IpAddr, ApiError> {
     let mut search = Search { state, pool, now, coolest: None };
-    let (first, last) = pool.record.range.bits();
-    let unowned = pool.givable.downwards(first, last).filter(|&bits| {
-        block_around(&pool.record, bits).is_none_or(|block| {
-            state.block(&pool.record.name, self::bits(block.address())).is_none()
-        })
-    });
-    search
-        .first_free(unowned.take(SEARCHED))
+    outside_blocks(&mut search)
         .or_else(|| astray(&mut search))
         .or(search.coolest.map(|(_, bits)| bits))
         .map(|bits| address_at(pool.record.family(), bits))
         .ok_or_else(|| full(state, now, pool))
 }
 
-/// How many addresses outside hosts' blocks are looked at for one that no host has yet, before
-/// hosts' blocks are; more are never taken there in practice, and each costs a look.
-const SEARCHED: usize = 1 << 16;
+/// Finds the highest free address that is in no host's block. Looks once at each run of taken
+/// addresses, at each host's block and at each cooling address above it.
+fn outside_blocks(search: &mut Search<'_>) -> Option<u128> {
+    let pool = search.pool;
+    let (first, mut next) = pool.record.range.bits();
+    loop {
+        let bits = pool.givable.downwards(first, next).next()?;
+        let below = if let Some((from, _)) = pool.taken.around(bits) {
+            from
+        } else if let Some(block) = search.owned_block(bits) {
+            block
+        } else if let Some(found) = search.first_free(std::iter::once(bits)) {
+            return Some(found);
+        } else {
+            bits
+        };
+        next = below.checked_sub(1)?;
+    }
+}
 
 fn with_block(pool: &PoolEntry, host: &HostName, bits: u128, prefix: Prefix) -> Pick {
     let block = Block {

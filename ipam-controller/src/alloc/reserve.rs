@@ -9,12 +9,12 @@ use limpet_api::book::{
 };
 use limpet_api::config::PoolState;
 use limpet_api::{ApiError, ErrorCode, Retention};
-use limpet_net_types::{Family, PoolName};
+use limpet_net_types::{Family, Mac, PoolName};
 use serde_json::json;
 
 use super::ends::ask;
 use super::pools::{Workload, families, named, serving};
-use super::wanted::{asked_for, draining, mac_of, one_per_family};
+use super::wanted::{asked_for, draining, mac_held, mac_of, not_kept, one_per_family};
 use super::{Outcome, Patience, pick};
 use crate::draft::{Decision, Draft, refuse};
 use crate::keys::{ReservationKey, Subject};
@@ -41,7 +41,14 @@ pub(crate) fn create(
             return same(existing, spec);
         }
         let addresses = choose(state, draft, key, spec)?;
-        let mac = spec.mac.unwrap_or_else(|| mac_of(&key.network, &addresses));
+        let mac = match spec.mac {
+            Some(mac) => check_mac(state, key, mac).map(|()| mac)?,
+            None => {
+                let distinct = format!("{}/{}", key.namespace, key.name);
+                let is_free = |mac| check_mac(state, key, mac).is_ok();
+                mac_of(&key.network, &addresses, &distinct, is_free)
+            }
+        };
         let reservation = Reservation {
             network: key.network.clone(),
             namespace: key.namespace.clone(),
@@ -231,6 +238,14 @@ fn choose(
         return refuse(ErrorCode::NoPool, format!("network {network} has no pool"));
     }
     Ok(addresses)
+}
+
+/// Refuses a MAC address that another name has: what it is reserved for, or a running one's.
+fn check_mac(state: &State, key: &ReservationKey, mac: Mac) -> Result<(), ApiError> {
+    not_kept(state, key, mac)?;
+    let holder = state.mac_holder(&key.network, mac).map(|entry| &entry.record);
+    let others = |held: &&Attachment| (&held.namespace, &held.name) != (&key.namespace, &key.name);
+    holder.filter(others).map_or(Ok(()), |holder| Err(mac_held(mac, holder)))
 }
 
 fn active(pool: &PoolEntry) -> Result<&PoolEntry, ApiError> {

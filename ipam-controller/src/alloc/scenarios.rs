@@ -293,6 +293,95 @@ fn a_mac_address_is_of_the_ipv4_address_or_as_asked_and_never_twice() {
 }
 
 #[test]
+fn a_mac_address_that_another_has_is_not_reserved_and_a_derived_one_gives_way() {
+    let mut sample = sample();
+    let derived: Mac = name("02:4c:0a:00:00:01");
+    let asking = |mac| Wanted { mac: Some(mac), addresses: vec![name("10.0.0.9")], ..nameless() };
+    given(&mut sample, &key("a", "c1"), 1, asking(derived));
+    given(
+        &mut sample,
+        &key("a", "c2"),
+        2,
+        Wanted { addresses: vec![name("10.0.0.1")], ..nameless() },
+    );
+    let given_mac = sample.state().attachment(&key("a", "c2")).unwrap().record.mac;
+    assert_ne!(given_mac, derived);
+
+    let mut reserve = |workload: &str, mac: Option<Mac>| {
+        let key = reservation_key(&name("blue"), &name("_"), &name(workload));
+        let spec = ReservationSpec { mac, ..ReservationSpec::default() };
+        sample.decided(|state| reserve::create(state, &key, &spec))
+    };
+    let error = reserve("db", Some(derived)).unwrap_err();
+    assert_eq!(error.code, ErrorCode::MacHeld);
+    assert!(error.message.ends_with("is in use by container c1 on host a"), "{error}");
+    let own: Mac = name("02:00:00:00:00:07");
+    reserve("db", Some(own)).unwrap();
+    reserve("db", Some(own)).expect("repeated, the same");
+    let error = reserve("db2", Some(own)).unwrap_err();
+    assert!(error.message.ends_with("is reserved for _/db"), "{error}");
+    let refusal = refused(&mut sample, &key("a", "c3"), Wanted { mac: Some(own), ..nameless() });
+    assert_eq!(refusal.code, ErrorCode::MacHeld);
+    given(&mut sample, &key("a", "c4"), 4, Wanted { mac: Some(own), ..named("db") });
+}
+
+#[test]
+fn a_new_block_comes_before_what_cools_and_what_cools_at_home_before_a_stray() {
+    let mut sample = Sample::new();
+    sample.network("blue");
+    sample.host("a");
+    sample.host("b");
+    sample.pool("p", "10.0.0.0/29", |_| {});
+    for n in 1..=3 {
+        given(&mut sample, &key("a", &format!("c{n}")), n, nameless());
+    }
+    ended(&mut sample, &key("a", "c2"), 2);
+    assert_eq!(given(&mut sample, &key("a", "c4"), 4, nameless()), ["10.0.0.4"]);
+    sample.pool("q", "10.9.0.0..10.9.0.2", |pool| pool.block_size = 2);
+    assert_eq!(given(&mut sample, &key("a", "c5"), 5, nameless()), ["10.0.0.5"]);
+    assert_eq!(given(&mut sample, &key("a", "c6"), 6, nameless()), ["10.0.0.6"]);
+    assert_eq!(given(&mut sample, &key("a", "c7"), 7, nameless()), ["10.0.0.2"], "it cools");
+
+    let from_q = || Wanted { pools: vec![name("q")], ..nameless() };
+    assert_eq!(given(&mut sample, &key("a", "d1"), 11, from_q()), ["10.9.0.0"]);
+    ended(&mut sample, &key("a", "d1"), 11);
+    given(&mut sample, &key("a", "d2"), 12, from_q());
+    assert_eq!(
+        given(&mut sample, &key("a", "d3"), 13, from_q()),
+        ["10.9.0.0"],
+        "its own block's, though it cools, and not the free 10.9.0.2 outside all blocks"
+    );
+    assert_eq!(given(&mut sample, &key("a", "d4"), 14, from_q()), ["10.9.0.2"]);
+}
+
+#[test]
+fn a_pool_reserved_from_the_top_is_filled_to_the_last_address() {
+    let mut sample = Sample::new();
+    sample.network("blue");
+    sample.host("a");
+    sample.pool("p", "10.0.0.0/27", |pool| pool.exclude = vec![name("10.0.0.20..10.0.0.22")]);
+    given(&mut sample, &key("a", "c1"), 1, nameless());
+    let mut reserved = Vec::new();
+    for n in 0..26 {
+        let db = reservation_key(&name("blue"), &name("_"), &name(&format!("db-{n}")));
+        let spec = ReservationSpec::default();
+        let made = sample.decided(|state| reserve::create(state, &db, &spec)).unwrap();
+        reserved.push(made.record.addresses[0].address);
+    }
+    let expected: Vec<IpAddr> = (4..=30)
+        .rev()
+        .filter(|n| !(20..=22).contains(n))
+        .chain([3, 2])
+        .map(|n| IpAddr::from([10, 0, 0, n]))
+        .collect();
+    assert_eq!(reserved, expected);
+    let one_more = reservation_key(&name("blue"), &name("_"), &name("one-more"));
+    let spec = ReservationSpec::default();
+    let error = sample.decided(|state| reserve::create(state, &one_more, &spec)).unwrap_err();
+    assert_eq!(error.code, ErrorCode::PoolFull);
+}
+
+#[test]
 fn without_a_session_a_role_or_a_network_nothing_is_claimed() {
     let mut sample = sample();
     let request = ClaimRequest { session: uid(8), uid: uid(1), wanted: nameless() };

@@ -3,13 +3,14 @@
 
 use std::net::IpAddr;
 
-use limpet_api::book::{AttachmentRef, Held};
+use limpet_api::book::{Attachment, AttachmentKey, AttachmentRef, Held};
 use limpet_api::config::PoolState;
 use limpet_api::{ApiError, ErrorCode};
 use limpet_net_types::{Family, Mac, NetworkName};
 use serde_json::json;
 
 use crate::draft::refuse;
+use crate::keys::ReservationKey;
 use crate::records::{Owner, Slot};
 use crate::state::{PoolEntry, State, is_of};
 
@@ -79,16 +80,48 @@ pub(super) fn draining(pool: &PoolEntry) -> String {
     format!("pool {} is draining: it gives no new addresses", pool.record.name)
 }
 
-/// The MAC address of an interface for which none was asked: of its IPv4 address, which makes
-/// it unique in its network, or a hash of the IPv6 one.
-pub(super) fn mac_of(network: &NetworkName, addresses: &[Held]) -> Mac {
-    let first = addresses.first().map(|held| held.address);
-    if let Some(IpAddr::V4(address)) = first {
-        let [a, b, c, d] = address.octets();
-        if let Ok(mac) = Mac::new([0x02, 0x4c, a, b, c, d]) {
-            return mac;
+/// Refuses a MAC address that is kept for another name.
+pub(super) fn not_kept(state: &State, key: &ReservationKey, mac: Mac) -> Result<(), ApiError> {
+    match state.mac_keeper(&key.network, mac).filter(|keeper| *keeper != key) {
+        Some(ReservationKey { network, namespace, name }) => {
+            let text = format!(
+                "MAC address {mac} of network {network} is reserved for {namespace}/{name}"
+            );
+            Err(ApiError::new(ErrorCode::MacHeld, text)
+                .with_details(json!({ "mac": mac, "namespace": namespace, "name": name })))
         }
+        None => Ok(()),
     }
+}
+
+/// Refuses a MAC address that an interface has.
+pub(super) fn mac_held(mac: Mac, holder: &Attachment) -> ApiError {
+    let AttachmentKey { host, network, container, .. } = &holder.key;
+    let text = format!(
+        "MAC address {mac} of network {network} is in use by container {container} on host {host}"
+    );
+    ApiError::new(ErrorCode::MacHeld, text)
+        .with_details(json!({ "mac": mac, "host": host, "container": container }))
+}
+
+/// The MAC address of an interface for which none was asked: of its IPv4 address, which makes
+/// it unique in its network, or a hash of the IPv6 one. Where somebody asked for just that one it
+/// is a hash with `distinct`, which nobody else has.
+pub(super) fn mac_of(
+    network: &NetworkName,
+    addresses: &[Held],
+    distinct: &str,
+    is_free: impl Fn(Mac) -> bool,
+) -> Mac {
+    let first = addresses.first().map(|held| held.address);
     let address = first.map(|address| address.to_string()).unwrap_or_default();
-    Mac::derived(&[network.as_str(), &address])
+    let of_v4 = match first {
+        Some(IpAddr::V4(v4)) => {
+            let [a, b, c, d] = v4.octets();
+            Mac::new([0x02, 0x4c, a, b, c, d]).ok()
+        }
+        _ => None,
+    };
+    let usual = of_v4.unwrap_or_else(|| Mac::derived(&[network.as_str(), &address]));
+    if is_free(usual) { usual } else { Mac::derived(&[network.as_str(), &address, distinct]) }
 }

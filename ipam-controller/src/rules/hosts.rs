@@ -1,7 +1,5 @@
 //! Pure: hosts: what operators say of them.
 
-use std::collections::BTreeSet;
-
 use limpet_api::config::{Host, HostChange, HostSpec, Role};
 use limpet_api::host::LEASE_SECONDS;
 use limpet_api::{ApiError, ErrorCode};
@@ -152,16 +150,14 @@ pub(super) fn new(state: &State, name: &HostName, spec: HostSpec) -> Host {
 /// The MAC address of a host's VTEPs: derived from its name, and from a counter as well where
 /// two names happen to have one hash.
 fn vtep_mac(state: &State, name: &HostName) -> Mac {
-    let taken: BTreeSet<Mac> = state
-        .hosts()
-        .filter(|host| host.record.name != *name)
-        .map(|host| host.record.vtep_mac)
-        .chain([Mac::GATEWAY])
-        .collect();
+    let free = |mac: &Mac| {
+        *mac != Mac::GATEWAY && state.vtep_holder(*mac).is_none_or(|holder| holder == name)
+    };
     let first = Mac::derived(&["vtep", name.as_str()]);
     let others =
-        (1..=taken.len()).map(|number| Mac::derived(&["vtep", name.as_str(), &number.to_string()]));
-    std::iter::once(first).chain(others).find(|mac| !taken.contains(mac)).unwrap_or(first)
+        (1_u64..).map(|number| Mac::derived(&["vtep", name.as_str(), &number.to_string()]));
+    // There are fewer hosts than MAC addresses.
+    std::iter::once(first).chain(others).find(free).unwrap_or(first)
 }
 
 /// Checks a host against itself and against all pools and hosts.

@@ -268,17 +268,11 @@ fn distinct(
     name: &HostName,
     request: &SessionRequest,
 ) -> Result<Vec<IpAddr>, ApiError> {
-    let owner = |address: IpAddr| {
-        state.hosts().map(|entry| &entry.record).find(|other| {
-            other.name != *name
-                && (other.underlay == Some(address) || other.addresses.contains(&address))
-        })
-    };
+    let owner = |address| state.host_at(address).filter(|other| *other != name);
     let primary = |family| request.addresses.iter().find(|address| Family::of(**address) == family);
     let needed = [primary(Family::V4), primary(Family::V6), Some(&request.underlay)];
     for address in needed.into_iter().flatten() {
         if let Some(other) = owner(*address) {
-            let other = &other.name;
             let text = format!(
                 "address {address} of host {name} is host {other}'s: delete that host if it is gone"
             );

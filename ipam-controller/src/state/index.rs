@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use limpet_api::book::{Attachment, AttachmentKey};
-use limpet_api::config::Pool;
+use limpet_api::book::{Attachment, AttachmentKey, Reservation};
+use limpet_api::config::{Host, Pool};
 use limpet_api::host::Block;
 use limpet_net_types::{HostName, NetworkName, PoolName, Prefix};
 
 use super::{BlockEntry, Effects, Entry, PoolEntry, State, Tally, bits, block_around};
 use crate::givable::Givable;
+use crate::keys::ReservationKey;
 use crate::records::Slot;
+use crate::runs::Runs;
 use crate::store::Revision;
 
 /// Returns the attachments of one host: the host is the first part of their order.
@@ -38,16 +40,20 @@ impl State {
     pub(super) fn put_pool(&mut self, pool: Pool, revision: Revision) {
         self.delete_pool(&pool.name);
         let givable = Givable::of(&pool);
-        let mut tally = Tally::default();
+        let (mut tally, mut taken) = (Tally::default(), Runs::default());
         for (address, slot) in self.slots_of(&pool) {
             count(&mut tally, &slot.record, givable.allows(bits(address)), 1);
+            if slot.record.is_taken() {
+                taken.insert(bits(address));
+            }
         }
         self.ranges
             .entry(pool.network.clone())
             .or_default()
             .insert(pool.range.first(), pool.name.clone());
         let name = pool.name.clone();
-        self.pools.insert(name.clone(), PoolEntry { record: pool, revision, givable, tally });
+        self.pools
+            .insert(name.clone(), PoolEntry { record: pool, revision, givable, tally, taken });
         // What can be given out has changed, and so has what counts as taken in each block.
         let blocks: Vec<Block> = self.blocks_of(&name).map(|block| block.record.clone()).collect();
         for block in blocks {
@@ -140,6 +146,11 @@ impl State {
         let Some(pool) = self.pools.get_mut(&name) else { return };
         let givable = pool.givable.allows(bits(address));
         count(&mut pool.tally, slot, givable, by);
+        match slot.is_taken() {
+            true if by > 0 => pool.taken.insert(bits(address)),
+            true => pool.taken.remove(bits(address)),
+            false => {}
+        }
         if !(givable && slot.is_taken()) {
             return;
         }
@@ -155,8 +166,8 @@ impl State {
         if self.attachments.get(&key).is_some_and(|old| old.record.uid != attachment.record.uid) {
             self.delete_attachment(&key, effects);
         }
-        let Attachment { mac, uid, addresses, .. } = &attachment.record;
-        self.macs.insert((key.network.clone(), *mac), *uid);
+        let Attachment { mac, addresses, .. } = &attachment.record;
+        self.macs.insert((key.network.clone(), *mac), key.clone());
         for held in addresses {
             let Some(pool) = self.pools.get(&held.pool) else { continue };
             let Some(block) = block_around(&pool.record, bits(held.address)) else { continue };
@@ -173,10 +184,45 @@ impl State {
         let Some(ended) = self.attachments.remove(key) else { return };
         let Attachment { mac, uid, .. } = ended.record;
         let mac = (key.network.clone(), mac);
-        if self.macs.get(&mac) == Some(&uid) {
+        if self.macs.get(&mac) == Some(key) {
             self.macs.remove(&mac);
         }
         effects.ended.push((key.clone(), uid));
+    }
+
+    pub(super) fn put_reservation(&mut self, key: &ReservationKey, entry: Entry<Reservation>) {
+        self.delete_reservation(key);
+        self.kept_macs.insert((key.network.clone(), entry.record.mac), key.clone());
+        self.reservations.insert(key.clone(), entry);
+    }
+
+    pub(super) fn delete_reservation(&mut self, key: &ReservationKey) {
+        let Some(gone) = self.reservations.remove(key) else { return };
+        let mac = (key.network.clone(), gone.record.mac);
+        if self.kept_macs.get(&mac) == Some(key) {
+            self.kept_macs.remove(&mac);
+        }
+    }
+
+    pub(super) fn put_host(&mut self, name: &HostName, entry: Entry<Host>) {
+        self.delete_host(name);
+        self.vteps.insert(entry.record.vtep_mac, name.clone());
+        for address in entry.record.addresses.iter().chain(&entry.record.underlay) {
+            self.places.insert(*address, name.clone());
+        }
+        self.hosts.insert(name.clone(), entry);
+    }
+
+    pub(super) fn delete_host(&mut self, name: &HostName) {
+        let Some(Entry { record: gone, .. }) = self.hosts.remove(name) else { return };
+        if self.vteps.get(&gone.vtep_mac) == Some(name) {
+            self.vteps.remove(&gone.vtep_mac);
+        }
+        for address in gone.addresses.iter().chain(&gone.underlay) {
+            if self.places.get(address) == Some(name) {
+                self.places.remove(address);
+            }
+        }
     }
 
     /// Notes every held address of a block as one that may have become a stray, or none.

@@ -24,6 +24,7 @@ use serde::de::DeserializeOwned;
 use crate::givable::Givable;
 use crate::keys::{ReservationKey, Subject, UnknownKey};
 use crate::records::{Alive, Slot};
+use crate::runs::Runs;
 use crate::store::{Key, Revision, Snapshot, Write};
 
 /// A record and the revision that wrote it.
@@ -46,6 +47,8 @@ pub(crate) struct PoolEntry {
     pub(crate) givable: Givable,
     /// How its addresses are used.
     pub(crate) tally: Tally,
+    /// Those of its addresses that are held or reserved.
+    pub(crate) taken: Runs,
 }
 
 /// Addresses of a pool, counted.
@@ -125,7 +128,12 @@ pub(crate) struct State {
     /// The address that a host was last given from its blocks of a pool.
     pointers: BTreeMap<(PoolName, HostName), u128>,
     strays: BTreeMap<(NetworkName, IpAddr), HostName>,
-    macs: HashMap<(NetworkName, Mac), Uid>,
+    /// The attachments that have a MAC address, and the reservations that keep one.
+    macs: HashMap<(NetworkName, Mac), AttachmentKey>,
+    kept_macs: HashMap<(NetworkName, Mac), ReservationKey>,
+    /// The hosts that have a VTEP's MAC address, an underlay address or one that they are reached at.
+    vteps: HashMap<Mac, HostName>,
+    places: HashMap<IpAddr, HostName>,
 }
 
 impl State {
@@ -155,6 +163,9 @@ impl State {
             pointers: BTreeMap::new(),
             strays: BTreeMap::new(),
             macs: HashMap::new(),
+            kept_macs: HashMap::new(),
+            vteps: HashMap::new(),
+            places: HashMap::new(),
         };
         // Pools and blocks count their slots, so they come first.
         let (first, rest): (Vec<_>, Vec<_>) = snapshot
@@ -219,14 +230,12 @@ impl State {
                 self.put_slot(network, *address, Some(slot), effects);
             }
             Subject::Reservation(name) => {
-                self.reservations.insert(name.clone(), entry(&key(), value, revision)?);
+                self.put_reservation(name, entry(&key(), value, revision)?);
             }
             Subject::Attachment(_) => {
                 self.put_attachment(entry(&key(), value, revision)?, effects);
             }
-            Subject::Host(name) => {
-                self.hosts.insert(name.clone(), entry(&key(), value, revision)?);
-            }
+            Subject::Host(name) => self.put_host(name, entry(&key(), value, revision)?),
             Subject::Session(host) => {
                 self.sessions.insert(host.clone(), entry(&key(), value, revision)?);
             }
@@ -246,9 +255,9 @@ impl State {
             Subject::Pool(name) => self.delete_pool(name),
             Subject::Block(pool, block) => self.delete_block(pool, *block, effects),
             Subject::Address(network, address) => self.put_slot(network, *address, None, effects),
-            Subject::Reservation(name) => drop(self.reservations.remove(name)),
+            Subject::Reservation(name) => self.delete_reservation(name),
             Subject::Attachment(key) => self.delete_attachment(key, effects),
-            Subject::Host(name) => drop(self.hosts.remove(name)),
+            Subject::Host(name) => self.delete_host(name),
             Subject::Session(host) => drop(self.sessions.remove(host)),
             Subject::Ask(host, uid) => drop(self.asks.remove(&(host.clone(), *uid))),
         }
@@ -456,9 +465,24 @@ impl State {
         self.strays.get(&(network.clone(), address))
     }
 
-    /// The incarnation whose interface has a MAC address in a network.
-    pub(crate) fn mac_holder(&self, network: &NetworkName, mac: Mac) -> Option<Uid> {
-        self.macs.get(&(network.clone(), mac)).copied()
+    /// The attachment whose interface has a MAC address in a network.
+    pub(crate) fn mac_holder(&self, network: &NetworkName, mac: Mac) -> Option<&Entry<Attachment>> {
+        self.attachments.get(self.macs.get(&(network.clone(), mac))?)
+    }
+
+    /// The reservation that keeps a MAC address of a network.
+    pub(crate) fn mac_keeper(&self, network: &NetworkName, mac: Mac) -> Option<&ReservationKey> {
+        self.kept_macs.get(&(network.clone(), mac))
+    }
+
+    /// The host whose VTEPs have a MAC address.
+    pub(crate) fn vtep_holder(&self, mac: Mac) -> Option<&HostName> {
+        self.vteps.get(&mac)
+    }
+
+    /// The host that an address belongs to, in the underlay or as one that it is reached at.
+    pub(crate) fn host_at(&self, address: IpAddr) -> Option<&HostName> {
+        self.places.get(&address)
     }
 }
 
