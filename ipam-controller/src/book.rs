@@ -58,6 +58,9 @@ pub(crate) enum LoadError {
     /// The store has what this program does not understand.
     #[error(transparent)]
     Record(#[from] BadRecord),
+    /// The store cannot be written.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
 }
 
 /// The way to the task; clones lead to the same one.
@@ -101,7 +104,11 @@ impl std::fmt::Debug for Job {
 ///
 /// [`LoadError`]: the controller cannot start on this store.
 pub(crate) async fn open(store: Arc<dyn Store>) -> Result<(Book, Keeper), LoadError> {
-    let state = State::load(&store.read("").await?)?;
+    let mut state = State::load(&store.read("").await?)?;
+    if let Some(settling) = without_asks(&state) {
+        store.commit(vec![settling]).await?;
+        state = State::load(&store.read("").await?)?;
+    }
     let (jobs, queue) = mpsc::channel(QUEUE);
     let (head_sender, head) = watch::channel(state.revision());
     let (ended, _) = broadcast::channel(ENDED);
@@ -386,6 +393,16 @@ impl Keeper {
             self.ticked += Duration::from_secs(elapsed);
         }
     }
+}
+
+/// Takes all questions back: those who waited for an answer went with the process that they asked.
+fn without_asks(state: &State) -> Option<Txn> {
+    let mut draft = Draft::default();
+    for (host, uid) in state.asks() {
+        draft.delete(&Subject::Ask(host.clone(), *uid));
+    }
+    let txn = draft.into_txn();
+    (!txn.writes.is_empty()).then_some(txn)
 }
 
 /// Decides that fleet time goes on by `elapsed`.

@@ -48,7 +48,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::book::Book;
 use crate::config::{Config, Flags};
-use crate::http::App;
+use crate::http::{App, Waiters};
 use crate::leases::Leases;
 use crate::store::{Embedded, Store};
 
@@ -130,7 +130,8 @@ async fn run(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<()> {
 
 fn app(book: Book, store: Arc<dyn Store>, stop: &CancellationToken, tasks: &TaskTracker) -> App {
     let leases = Arc::new(Mutex::new(Leases::new(Instant::now())));
-    App { book, store, leases, stop: stop.clone(), tasks: tasks.clone() }
+    let waiters = Waiters::default();
+    App { book, store, leases, waiters, stop: stop.clone(), tasks: tasks.clone() }
 }
 
 /// Tells systemd, and whoever reads the file, that requests are served.

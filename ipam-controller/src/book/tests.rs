@@ -227,6 +227,26 @@ async fn a_request_after_the_end_is_refused() {
 }
 
 #[tokio::test]
+async fn questions_that_an_earlier_process_left_behind_are_gone_after_the_start() {
+    let fixture = Fixture::new().await;
+    fixture.claim("a", 1).await.unwrap();
+    let key = AttachmentKey {
+        host: name("a"),
+        network: name("blue"),
+        container: name("c1"),
+        ifname: name("eth0"),
+    };
+    let ask = move |s: &State| alloc::reserve::end(s, &key, None, Patience::Left);
+    fixture.book.decide(ask).await.unwrap();
+    assert_eq!(fixture.keys("asks/").await.len(), 1);
+    fixture.stop.cancel();
+    let (_, keeper) = open(Arc::new(fixture.store.clone())).await.unwrap();
+    assert_eq!(keeper.state.asks().count(), 0);
+    assert_eq!(fixture.keys("asks/").await.len(), 0);
+    assert_eq!(keeper.state.attachments().count(), 1);
+}
+
+#[tokio::test]
 async fn a_store_with_unknown_records_is_not_opened() {
     for (key, value) in [("pools/p", "{}"), ("of/tomorrow", "1")] {
         let store = Memory::new(10);

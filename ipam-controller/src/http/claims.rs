@@ -77,28 +77,18 @@ async fn patiently<T: Send + 'static>(
 ) -> Result<(T, Revision), ApiError> {
     let tasks = app.tasks.clone();
     let deciding = tasks.spawn(async move {
-        // Who ends between the question and the waiting is noticed: the ears are open before.
-        let mut ended = app.book.ended();
-        let deadline = Instant::now() + ASK;
-        let mut asked = None;
-        let answer = loop {
-            let over = Instant::now() >= deadline;
-            let patience = if over { Patience::Over } else { Patience::Left };
-            let decide = decide.clone();
-            let decision = app.book.decide(move |state| decide(state, patience)).await;
-            let about = match decision {
-                Ok((Outcome::Done(answer), revision)) => break Ok((answer, revision)),
-                Ok((Outcome::Asked(about), _)) => about,
-                Err(error) => break Err(error),
-            };
-            let until = deadline.min(Instant::now() + look);
-            wait(&mut ended, about.uid, until).await;
-            asked = Some(about);
+        let questions = app.waiters.begin();
+        let noting = questions.clone();
+        let decide = move |state: &State, patience| {
+            let decision = decide(state, patience);
+            if let Ok(Outcome::Asked(about)) = &decision.answer {
+                noting.wait(about);
+            }
+            decision
         };
-        if answer.is_err()
-            && let Some(asked) = asked
-        {
-            withdraw(&app, asked).await;
+        let answer = decided(&app, look, decide).await;
+        for about in questions.leave() {
+            withdraw(&app, about).await;
         }
         answer
     });
@@ -106,6 +96,27 @@ async fn patiently<T: Send + 'static>(
         let text = "the request ended unexpectedly; it may have been carried out";
         Err(ApiError::new(ErrorCode::OutcomeUnknown, text))
     })
+}
+
+async fn decided<T: Send + 'static>(
+    app: &App,
+    look: Duration,
+    decide: impl Fn(&State, Patience) -> Decision<Outcome<T>> + Clone + Send + Sync + 'static,
+) -> Result<(T, Revision), ApiError> {
+    // Who ends between the question and the waiting is noticed: the ears are open before.
+    let mut ended = app.book.ended();
+    let deadline = Instant::now() + ASK;
+    loop {
+        let over = Instant::now() >= deadline;
+        let patience = if over { Patience::Over } else { Patience::Left };
+        let decide = decide.clone();
+        match app.book.decide(move |state| decide(state, patience)).await? {
+            (Outcome::Done(answer), revision) => return Ok((answer, revision)),
+            (Outcome::Asked(about), _) => {
+                wait(&mut ended, about.uid, deadline.min(Instant::now() + look)).await;
+            }
+        }
+    }
 }
 
 /// Waits until an attachment ends, or until it is time to look.
@@ -122,11 +133,95 @@ async fn wait(ended: &mut broadcast::Receiver<Uid>, uid: Uid, until: Instant) {
     let _ = timeout_at(until, end).await;
 }
 
+/// Takes a question back, unless it is settled or another request waits for it.
 async fn withdraw(app: &App, about: AttachmentRef) {
     let AttachmentRef { key: AttachmentKey { host, .. }, uid } = about;
-    let withdrawn = app.book.decide(move |state| ends::withdraw(state, &host, uid)).await;
-    if let Err(error) = withdrawn {
-        // It stays, and is answered by the host or ended with the attachment.
+    let waiters = app.waiters.clone();
+    let decide = move |state: &State| {
+        if waiters.any(uid) {
+            Decision::make(|_| Ok(()))
+        } else {
+            ends::withdraw(state, &host, uid)
+        }
+    };
+    if let Err(error) = app.book.decide(decide).await {
+        // It stays, and is answered by the host, ended with the attachment, or deleted at the
+        // next start.
         debug!(%error, %uid, "a question was not withdrawn");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use limpet_api::host::Wanted;
+    use limpet_net_types::{HostName, Token};
+    use tokio::task::JoinHandle;
+    use tokio::time;
+
+    use super::*;
+    use crate::http::fixture::{app, joining};
+    use crate::rules::{networks, pools};
+    use crate::state::sample::name;
+    use crate::store::faulty::{Fault, Faulty};
+
+    /// Hosts a, b and c; a container called web-0 on a.
+    async fn attached() -> (App, Faulty, [Token; 3]) {
+        let (app, faults) = app().await;
+        let spec = limpet_api::config::NetworkSpec::default();
+        app.book.decide(move |s| networks::create(s, &name("blue"), &spec)).await.unwrap();
+        let spec: limpet_api::config::PoolSpec =
+            serde_json::from_str(r#"{"network": "blue", "range": "10.0.0.0/24"}"#).unwrap();
+        app.book.decide(move |s| pools::create(s, &name("p"), &spec)).await.unwrap();
+        let mut sessions = [Token::from_bits(0); 3];
+        for (last, session) in (1_u8..).zip(&mut sessions) {
+            let host: HostName = name(["a", "b", "c"][usize::from(last) - 1]);
+            let (app, request) = (Shared(app.clone()), Body(joining(last)));
+            let joined = crate::http::hosts::join(app, Params(host), request).await.unwrap();
+            *session = joined.0.session;
+        }
+        claiming(&app, "a", sessions[0]).await.unwrap().unwrap();
+        (app, faults, sessions)
+    }
+
+    fn claiming(app: &App, host: &str, session: Token) -> JoinHandle<Result<(), ApiError>> {
+        let (uid, wanted) = (session, Wanted { name: Some(name("web-0")), ..Wanted::default() });
+        let key = AttachmentKey {
+            host: name(host),
+            network: name("blue"),
+            container: name(host),
+            ifname: name("eth0"),
+        };
+        let request = ClaimRequest { session, uid, wanted };
+        let decide = move |state: &State, patience| claim::claim(state, &key, &request, patience);
+        let app = app.clone();
+        tokio::spawn(async move { patiently(app, ASK, decide).await.map(drop) })
+    }
+
+    async fn asks(app: &App) -> usize {
+        app.book.read(|state| state.asks_of(&name("a")).count()).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_who_waits_takes_the_question_back() {
+        let (app, _, [_, b, c]) = attached().await;
+        let first = claiming(&app, "b", b);
+        time::sleep(ASK / 2).await;
+        let second = claiming(&app, "c", c);
+        assert_eq!(first.await.unwrap().unwrap_err().code, ErrorCode::ReservationHeld);
+        time::sleep(ASK / 4).await;
+        assert_eq!(asks(&app).await, 1, "the second still waits");
+        assert_eq!(second.await.unwrap().unwrap_err().code, ErrorCode::ReservationHeld);
+        assert_eq!(asks(&app).await, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_whose_asking_ended_in_an_error_is_taken_back() {
+        let (app, faults, [_, b, _]) = attached().await;
+        for fault in [Fault::DoneUntold, Fault::LostUntold, Fault::LostUntold] {
+            faults.plan(fault);
+        }
+        let error = claiming(&app, "b", b).await.unwrap().unwrap_err();
+        assert_eq!(error.code, ErrorCode::OutcomeUnknown, "on its first decision");
+        assert_eq!(asks(&app).await, 0);
     }
 }

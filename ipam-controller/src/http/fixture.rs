@@ -8,7 +8,7 @@ use limpet_net_types::Token;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::App;
+use super::{App, Waiters};
 use crate::book;
 use crate::leases::Leases;
 use crate::store::Store;
@@ -23,7 +23,8 @@ pub(super) async fn app() -> (App, Faulty) {
     let stop = CancellationToken::new();
     tokio::spawn(keeper.run(stop.clone()));
     let leases = Arc::new(Mutex::new(Leases::new(Instant::now())));
-    (App { book, store, leases, stop, tasks: TaskTracker::new() }, faults)
+    let (waiters, tasks) = (Waiters::default(), TaskTracker::new());
+    (App { book, store, leases, waiters, stop, tasks }, faults)
 }
 
 /// What the agent of a host at 192.0.2.`last` joins with.

@@ -443,6 +443,11 @@ impl State {
         self.sessions.get(host)
     }
 
+    /// The questions to all hosts.
+    pub(crate) fn asks(&self) -> impl Iterator<Item = &(HostName, Uid)> {
+        self.asks.keys()
+    }
+
     /// The questions to a host.
     pub(crate) fn asks_of(&self, host: &HostName) -> impl Iterator<Item = &Entry<Ask>> {
         let first = (host.clone(), Token::from_bits(0));
