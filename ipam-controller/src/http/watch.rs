@@ -51,8 +51,8 @@ pub(super) async fn watch(
     };
     let watching = begin(&app, host, knows, hangup).await?;
     let lines = stream::unfold(watching, |mut watching| async {
-        let line = watching.next().await?;
-        Some((Ok::<Bytes, Infallible>(line), watching))
+        let part = watching.next().await?;
+        Some((Ok::<Bytes, Infallible>(part), watching))
     });
     let kind = [(CONTENT_TYPE, "application/x-ndjson")];
     Ok((kind, Body::from_stream(lines)).into_response())
@@ -79,6 +79,7 @@ async fn begin(
                 return Ok(Watching {
                     store,
                     told: revision,
+                    parts: VecDeque::new(),
                     first: first.into(),
                     queue,
                     head: app.book.head(),
@@ -143,6 +144,8 @@ async fn read_log(
 struct Watching {
     store: Token,
     told: Revision,
+    /// What is left of the line that is being sent.
+    parts: VecDeque<Bytes>,
     first: VecDeque<Line>,
     queue: mpsc::Receiver<Line>,
     head: watch::Receiver<Revision>,
@@ -151,10 +154,21 @@ struct Watching {
 }
 
 impl Watching {
-    /// Returns the next line, or nothing when the watch is cut or the controller stops.
+    /// Returns the next part of a line, or nothing when the watch is cut or the controller stops,
+    /// which is between two lines.
     async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(part) = self.parts.pop_front() {
+                return Some(part);
+            }
+            let line = self.line().await?;
+            self.parts.extend(line.parts.into_iter().filter(|part| !part.is_empty()));
+        }
+    }
+
+    async fn line(&mut self) -> Option<Line> {
         if let Some(line) = self.first.pop_front() {
-            return Some(line.bytes);
+            return Some(line);
         }
         // All may be dropped: a line is taken out of the queue only when its arm runs.
         tokio::select! {
@@ -165,19 +179,19 @@ impl Watching {
         }
     }
 
-    fn tell(&mut self, line: Line) -> Bytes {
+    fn tell(&mut self, line: Line) -> Line {
         self.told = self.told.max(line.revision);
         self.beats.reset();
-        line.bytes
+        line
     }
 
     /// The head is read before the queue: whatever it counts as told was in the queue by then.
-    fn beat(&mut self) -> Bytes {
+    fn beat(&mut self) -> Line {
         let head = *self.head.borrow();
         if let Ok(line) = self.queue.try_recv() {
             return self.tell(line);
         }
         self.told = self.told.max(head);
-        Line::heartbeat(self.store, self.told).bytes
+        Line::heartbeat(self.store, self.told)
     }
 }

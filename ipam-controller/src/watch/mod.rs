@@ -14,7 +14,6 @@ use limpet_api::book::AttachmentKey;
 use limpet_api::host::{OwnChange, SharedChange, Snapshot, Stray};
 use limpet_net_types::{HostName, Token, Uid};
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::keys::Subject;
 use crate::state::{Effects, State};
@@ -58,7 +57,7 @@ impl Told {
             touched: effects.touched,
             ended: effects.ended,
             shared: (!shared.is_empty()).then(|| json(&shared)),
-            own: own.into_iter().map(|(host, changes)| (host, json(&changes))).collect(),
+            own: own.into_iter().map(|(host, changes)| (host, own_part(&changes))).collect(),
         }
     }
 
@@ -77,58 +76,46 @@ impl Told {
     }
 }
 
-/// A line of a watch, with its end.
+/// A line of a watch, with its end, as the parts that it is sent in: what all hosts hear is one
+/// piece of memory, however many of them have the line still to come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Line {
     /// The revision up to which a host knows everything after it.
     pub(crate) revision: Revision,
-    /// The line.
-    pub(crate) bytes: Bytes,
+    /// Its beginning, what all hear, what one hears, its end; any may be empty.
+    pub(crate) parts: [Bytes; 4],
 }
 
 impl Line {
-    fn new(store: Token, revision: Revision, event: &[&[u8]]) -> Self {
-        let head = format!("{{\"store\":\"{store}\",\"revision\":{revision},");
-        let mut bytes = head.into_bytes();
-        for part in event {
-            bytes.extend_from_slice(part);
-        }
-        bytes.extend_from_slice(b"}\n");
-        Self { revision, bytes: Bytes::from(bytes) }
+    fn new(store: Token, revision: Revision, event: &str, [shared, own]: [Bytes; 2]) -> Self {
+        let head = format!("{{\"store\":\"{store}\",\"revision\":{revision},{event}");
+        let end = Bytes::from_static(b"}}\n");
+        Self { revision, parts: [Bytes::from(head), shared, own, end] }
     }
 
+    /// `own` is from [`own_part`].
     fn changes(
         store: Token,
         revision: Revision,
         shared: Option<&Bytes>,
         own: Option<&Bytes>,
     ) -> Self {
-        let none = Bytes::from_static(b"[]");
-        let (shared, own) = (shared.unwrap_or(&none), own.unwrap_or(&none));
-        let event: [&[u8]; 5] = [b"\"changes\":{\"shared\":", shared, b",\"own\":", own, b"}"];
-        Self::new(store, revision, &event)
+        let shared = shared.cloned().unwrap_or(Bytes::from_static(b"[]"));
+        let own = own.cloned().unwrap_or(Bytes::from_static(b",\"own\":[]"));
+        Self::new(store, revision, "\"changes\":{\"shared\":", [shared, own])
     }
 
     /// The line that says that there is nothing new up to a revision.
     pub(crate) fn heartbeat(store: Token, revision: Revision) -> Self {
-        Self::new(store, revision, &[b"\"heartbeat\":{}"])
+        Self::new(store, revision, "\"heartbeat\":{", [Bytes::new(), Bytes::new()])
     }
 
     /// The line that says everything to a host; `shared` is from [`shared_snapshot`].
     fn snapshot(state: &State, host: &HostName, shared: &Bytes) -> Self {
         let attachments: Vec<_> = state.attachments_of(host).map(|entry| &entry.record).collect();
         let asks: Vec<_> = state.asks_of(host).map(|entry| &entry.record).collect();
-        let (attachments, asks) = (json(&attachments), json(&asks));
-        let event: [&[u8]; 7] = [
-            b"\"snapshot\":{",
-            shared,
-            b",\"attachments\":",
-            &attachments,
-            b",\"asks\":",
-            &asks,
-            b"}",
-        ];
-        Self::new(state.store(), state.revision(), &event)
+        let own = joined(&[b",\"attachments\":", &json(&attachments), b",\"asks\":", &json(&asks)]);
+        Self::new(state.store(), state.revision(), "\"snapshot\":{", [shared.clone(), own])
     }
 
     /// The line that says what has become of `touched`, for a host that knew all of it once.
@@ -173,7 +160,7 @@ impl Line {
                 None => SharedChange::StrayGone { network, address },
             });
         }
-        Self::changes(state.store(), state.revision(), Some(&json(&shared)), Some(&json(&own)))
+        Self::changes(state.store(), state.revision(), Some(&json(&shared)), Some(&own_part(&own)))
     }
 }
 
@@ -201,16 +188,17 @@ fn shared_snapshot(state: &State) -> Bytes {
         ("blocks", json(&snapshot.blocks)),
         ("strays", json(&snapshot.strays)),
     ];
-    let mut bytes = Vec::new();
-    for (number, (name, value)) in members.into_iter().enumerate() {
-        if number > 0 {
-            bytes.push(b',');
-        }
-        bytes.extend_from_slice(&json(&Value::from(name)));
-        bytes.push(b':');
-        bytes.extend_from_slice(&value);
-    }
-    Bytes::from(bytes)
+    let members = members.map(|(name, value)| joined(&[b"\"", name.as_bytes(), b"\":", &value]));
+    Bytes::from(members.join(&b','))
+}
+
+/// Returns the part of a line of changes that is one host's: a member of its object.
+fn own_part(changes: &[OwnChange]) -> Bytes {
+    joined(&[b",\"own\":", &json(changes)])
+}
+
+fn joined(parts: &[&[u8]]) -> Bytes {
+    Bytes::from(parts.concat())
 }
 
 fn gone(key: &AttachmentKey, uid: Uid) -> OwnChange {

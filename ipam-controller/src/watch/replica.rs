@@ -33,7 +33,8 @@ fn set<T, K: Ord>(all: &mut Vec<T>, new: T, key: impl Fn(&T) -> K) {
 
 impl Replica {
     fn hear(&mut self, line: &Line) {
-        let text = std::str::from_utf8(&line.bytes).unwrap();
+        let text = line.parts.concat();
+        let text = std::str::from_utf8(&text).unwrap();
         assert!(text.ends_with('\n') && !text.trim_end().contains('\n'), "one line: {text}");
         let heard: WatchLine = serde_json::from_str(text).unwrap();
         assert_eq!(heard.revision, line.revision.0);
@@ -306,6 +307,23 @@ fn a_first_time_claim_in_a_routed_block_is_no_other_hosts_business() {
 }
 
 #[test]
+fn what_all_hosts_hear_is_in_memory_once() {
+    let mut world = World::new();
+    let state = world.sample.state();
+    let mut watches =
+        ["a", "b", "a"].map(|host| begin(&mut world.feed, state, host, Knows::Nothing).unwrap());
+    let one_piece = |lines: &[Line]| {
+        let all = lines.iter().map(|line| &line.parts[1]);
+        all.clone().zip(all.skip(1)).all(|(one, other)| one.as_ptr() == other.as_ptr())
+    };
+    assert!(one_piece(&watches.each_ref().map(|watch| watch.first[0].clone())), "the snapshot");
+    world.take(&Step::Claim { host: 0, container: 0, workload: 1 });
+    let lines = watches.each_mut().map(|watch| watch.queue.try_recv().unwrap());
+    assert!(one_piece(&lines), "a change, also in the line of the host whose own it is too");
+    assert_ne!(lines[0].parts[2], lines[1].parts[2]);
+}
+
+#[test]
 fn a_watcher_that_does_not_keep_up_is_cut() {
     let mut world = World::new();
     let mut slow = begin(&mut world.feed, world.sample.state(), "a", Knows::Nothing).unwrap();
@@ -343,5 +361,5 @@ fn another_stores_revision_is_worth_nothing() {
     let state = world.sample.state();
     let knows = Knows::UpTo(Token::from_bits(99), Revision(1000));
     let first = begin(&mut Feed::default(), state, "a", knows).unwrap().first;
-    assert!(first[0].bytes.windows(10).any(|part| part == b"\"snapshot\""));
+    assert!(first[0].parts[0].ends_with(b"\"snapshot\":{"));
 }
