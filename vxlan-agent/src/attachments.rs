@@ -26,7 +26,7 @@ use crate::veths::{Veths, netns_exists};
 use crate::view::Key;
 
 /// How long an ADD may take here, before the plugin's and the runtime's own patience ends.
-const ATTACH: Duration = Duration::from_secs(10);
+pub(crate) const ATTACH: Duration = Duration::from_secs(10);
 
 /// How long a controller that does not listen is tried: a restart takes less.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -49,9 +49,10 @@ pub(crate) async fn attach(
     (connection, key): (ConnectionId, Key),
     wanted: Wanted,
 ) -> Result<Attach, ApiError> {
-    let deadline = Instant::now() + ATTACH;
-    let patience = if agent.long_silent() { Duration::ZERO } else { CONNECT };
-    let connect_by = Instant::now() + patience;
+    if agent.long_silent() {
+        return Err(not_joined(&agent.state()));
+    }
+    let (deadline, connect_by) = (Instant::now() + ATTACH, Instant::now() + CONNECT);
     agent.session_by(connect_by).await?;
     ready(agent, &key.network).await?;
     end_earlier(agent, veths, &key, connection).await;
@@ -419,6 +420,29 @@ async fn full(agent: &Agent, network: &NetworkName) -> Option<ApiError> {
 mod tests {
     use super::*;
     use crate::fixture;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_controller_that_has_long_been_silent_is_waited_for_by_nobody() {
+        let directory = fixture::Directory::new("silent");
+        // It takes connections and never says a word.
+        let path = directory.path("controller.sock");
+        let _controller = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let agent = fixture::agent_of(&format!("unix:{}", path.display()));
+        let attachment = fixture::attachment(1, 7);
+        let (key, uid) = (Key::of(&attachment), attachment.uid);
+        agent.joined(fixture::session());
+        let begun = Instant::now();
+        assert_eq!(detach(&agent, &key, Some(uid)).await, Detached::Later);
+        assert!(begun.elapsed() >= Duration::from_secs(1), "it may answer yet");
+
+        sleep(Duration::from_secs(16)).await;
+        let begun = Instant::now();
+        assert_eq!(detach(&agent, &key, Some(uid)).await, Detached::Later);
+        let add = attach(&agent, &Veths::default(), (1, key), Wanted::default()).await;
+        assert_eq!(add.unwrap_err().code, ErrorCode::ControllerUnreachable);
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert!(agent.state().endings.contains_key(&uid));
+    }
 
     #[tokio::test]
     async fn a_claim_that_has_ended_by_its_answer_is_refused_for_now_and_not_known() {

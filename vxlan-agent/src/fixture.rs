@@ -1,11 +1,14 @@
-//! Pure: small values for tests.
+//! Edge: small values for tests, and a directory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use clap::Parser as _;
 use limpet_api::FleetTime;
 use limpet_api::book::{Attachment, AttachmentKey, Held};
-use limpet_api::config::Network;
-use limpet_api::host::{Claimed, Snapshot, WatchEvent, WatchLine};
-use limpet_net_types::{Token, Vni};
+use limpet_api::config::{Host, Network, Role};
+use limpet_api::host::{Claimed, Session, Snapshot, WatchEvent, WatchLine};
+use limpet_net_types::{Mac, Token, Vni};
 
 use crate::agent::{Agent, Identity};
 use crate::config::Cli;
@@ -13,10 +16,50 @@ use crate::view::View;
 
 /// The agent of `node-a`, which no controller has heard of.
 pub(crate) fn agent() -> Agent {
-    let cli = Cli::try_parse_from(["limpet-agent", "--controller", "unix:/no/controller"]);
+    agent_of("unix:/no/controller")
+}
+
+/// The agent of `node-a`, of another controller.
+pub(crate) fn agent_of(controller: &str) -> Agent {
+    let cli = Cli::try_parse_from(["limpet-agent", "--controller", controller]);
     let (install, boot) = (Token::from_bits(9), Token::from_bits(1));
     let identity = Identity { host: "node-a".parse().unwrap(), install, boot };
     Agent::new(cli.unwrap().config, identity)
+}
+
+/// A session of `node-a`.
+pub(crate) fn session() -> Session {
+    let host = Host {
+        name: "node-a".parse().unwrap(),
+        roles: [Role::Node].into(),
+        labels: BTreeMap::default(),
+        external: BTreeSet::default(),
+        vtep_mac: Mac::new([2, 0x4c, 0, 0, 0, 1]).unwrap(),
+        underlay: None,
+        addresses: vec![],
+    };
+    Session { session: Token::from_bits(1), host, store: Token::from_bits(1), revision: 1 }
+}
+
+/// A directory that is gone when it is dropped.
+pub(crate) struct Directory(PathBuf);
+
+impl Directory {
+    pub(crate) fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("agent-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// What is known after a first snapshot, at revision 1.

@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::agent::{Agent, Patience, api_error, sentence};
+use crate::agent::{Agent, Patience, api_error, not_joined, sentence};
 use crate::evidence::{Begun, Evidence, Sight, gone};
 use crate::veths::{VethError, Veths, netns_exists};
 use crate::view::Key;
@@ -104,29 +104,62 @@ pub(crate) async fn sight(
 async fn tend(agent: &Agent, veths: &Veths, judging: bool) -> Result<bool, VethError> {
     let asks: Vec<Ask> =
         agent.state().view.asks.values().filter(|ask| !ask.present).cloned().collect();
-    let mut done = true;
     if !asks.is_empty() || judging {
         let sight = sight(agent, veths.living()).await?;
         if judging {
             judge(agent, &sight);
         }
-        for ask in asks {
-            let there = sight.is_there(ask.attachment.uid);
-            done &= answer(agent, &ask, there).await;
+        if !answer_all(agent, &sight, &asks).await {
+            return Ok(false);
         }
     }
-    let endings: Vec<(Uid, Key)> =
-        agent.state().endings.iter().map(|(uid, key)| (*uid, key.clone())).collect();
-    for (uid, key) in endings {
-        match end(agent, &key, uid).await {
-            Ok(()) => {}
-            Err(error) => {
-                debug!(%uid, error = sentence(&error), "cannot end an attachment yet");
-                return Ok(false);
+    Ok(end_all(agent).await)
+}
+
+/// Answers what the controller asks. Returns whether it took all answers.
+async fn answer_all(agent: &Agent, sight: &Sight, asks: &[Ask]) -> bool {
+    let mut done = true;
+    for ask in asks {
+        let uid = ask.attachment.uid;
+        if let Err(error) = answer(agent, ask, sight.is_there(uid)).await {
+            warn!(%uid, error = sentence(&error), "cannot answer about an attachment");
+            done = false;
+            if is_for_all(&error) {
+                break;
             }
         }
     }
-    Ok(done)
+    done
+}
+
+/// Ends what is listed for its end. Returns whether there is nothing to be tried again soon.
+async fn end_all(agent: &Agent) -> bool {
+    let endings = agent.state().endings.clone();
+    for (uid, key) in endings {
+        match end(agent, &key, uid).await {
+            Ok(()) => {}
+            Err(error) if is_for_all(&error) => {
+                debug!(%uid, error = sentence(&error), "cannot end an attachment yet");
+                return false;
+            }
+            // The next round tries it again; those after it need not wait for that.
+            Err(error) => warn!(%uid, error = sentence(&error), "cannot end an attachment"),
+        }
+    }
+    true
+}
+
+/// Whether what was asked for next would meet the same: a controller that does not answer, is not able to, or has given
+/// the session to another.
+fn is_for_all(error: &ClientError) -> bool {
+    match error {
+        ClientError::Connect { .. }
+        | ClientError::TimedOut { .. }
+        | ClientError::Broken { .. }
+        | ClientError::Garbage { .. } => true,
+        ClientError::Request(_) => false,
+        ClientError::Refused(error) => error.code.is_transient(),
+    }
 }
 
 /// Lists for their end the attachments that are gone.
@@ -155,24 +188,19 @@ fn judge(agent: &Agent, sight: &Sight) {
     }
 }
 
-/// Answers a question of the controller's. Returns whether it took the answer.
-async fn answer(agent: &Agent, ask: &Ask, there: bool) -> bool {
+/// Answers a question of the controller's.
+async fn answer(agent: &Agent, ask: &Ask, there: bool) -> Result<(), ClientError> {
     let uid = ask.attachment.uid;
-    let outcome =
-        if there { present(agent, uid).await } else { end(agent, &key_of(ask), uid).await };
-    match outcome {
-        Ok(()) => {
-            info!(%uid, there, "asked about an attachment");
-            if let Some(ask) = agent.state().view.asks.get_mut(&uid) {
-                ask.present = there;
-            }
-            true
-        }
-        Err(error) => {
-            warn!(%uid, error = sentence(&error), "cannot answer about an attachment");
-            false
-        }
+    if there {
+        present(agent, uid).await?;
+    } else {
+        end(agent, &key_of(ask), uid).await?;
     }
+    info!(%uid, there, "asked about an attachment");
+    if let Some(ask) = agent.state().view.asks.get_mut(&uid) {
+        ask.present = there;
+    }
+    Ok(())
 }
 
 fn key_of(ask: &Ask) -> Key {
@@ -229,11 +257,17 @@ fn settled<A>(
 }
 
 /// Ends an attachment now if that can be done in time, or else lists it for its end.
+///
+/// A controller that has long been silent is not waited for: DEL answers at once.
 pub(crate) async fn end_or_list(agent: &Agent, key: &Key, uid: Uid) -> bool {
-    match end(agent, key, uid).await {
+    let ended = if agent.long_silent() {
+        Err(not_joined(&agent.state()))
+    } else {
+        end(agent, key, uid).await.map_err(api_error)
+    };
+    match ended {
         Ok(()) => true,
-        Err(error) => {
-            let reason = api_error(error);
+        Err(reason) => {
             info!(%uid, %reason, "an attachment is ended later");
             agent.state().endings.insert(uid, key.clone());
             agent.tend.notify_one();

@@ -200,6 +200,19 @@ async fn what_an_earlier_boot_made_is_ended_when_the_host_joins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_is_refused_keeps_none_of_the_others_from_theirs() {
+    let on = Host::new();
+    let mut cluster = small();
+    let before = |n, uid| made_before(n, uid, Token::from_bits(5), "/run/netns/c");
+    cluster.attachments = vec![before(1, 41), before(2, 42), before(3, 43)];
+    let fake = Fake::start(&on.dir, cluster);
+    fake.book().endless = vec![Token::from_bits(41)];
+    let agent = joined(&on, &fake);
+    wait_until("the others are ended", || fake.book().ended.len() == 2);
+    assert!(agent.log().contains("cannot end an attachment uid=00000000000000000000000000000029"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn collection_spares_what_is_there_what_is_others_and_what_is_being_made() {
     let on = Host::new();
     let this = set_boot(&on);

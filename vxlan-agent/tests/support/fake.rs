@@ -40,6 +40,8 @@ pub(crate) struct Book {
     pub(crate) sessions: Vec<SessionRequest>,
     pub(crate) claims: Vec<(AttachmentKey, ClaimRequest)>,
     pub(crate) ended: Vec<Uid>,
+    /// Those whose end fails by a defect.
+    pub(crate) endless: Vec<Uid>,
     pub(crate) present: Vec<Uid>,
     pub(crate) watches: usize,
     /// By the name of the handler.
@@ -254,6 +256,9 @@ async fn end(
         return response;
     }
     let mut book = shared.book();
+    if book.endless.contains(&query.uid) {
+        return refuse(ErrorCode::Internal);
+    }
     book.ended.push(query.uid);
     book.snapshot.attachments.retain(|attachment| attachment.uid != query.uid);
     let (network, container) = (network.parse().unwrap(), container.parse().unwrap());
