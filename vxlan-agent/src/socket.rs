@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -26,12 +27,13 @@ use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
 use crate::agent::{Agent, sentence};
-use crate::attachments;
+use crate::attachments::{self, ATTACH};
 use crate::flights::ConnectionId;
 use crate::kernel::{Kernel, KernelError, Look};
 use crate::run::{commands, outlook};
@@ -40,6 +42,10 @@ use crate::view::Key;
 
 /// The largest request that is read, in bytes: a GC for 100,000 containers.
 const MOST_BODY: usize = 16 << 20;
+
+/// How long what has begun may go on when the agent stops: an ADD that began last, and a little. Whoever has sent half a
+/// request and no more holds the agent no longer than that.
+const DRAIN: Duration = ATTACH.saturating_add(Duration::from_secs(2));
 
 /// Why the socket cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +95,7 @@ pub(crate) async fn listen(path: &Path) -> Result<UnixListener, SocketError> {
     Ok(listener)
 }
 
-/// Serves until `stop`, and then what has begun.
+/// Serves until `stop`, and then what has begun, for as long as it may take.
 pub(crate) async fn serve(listener: UnixListener, serving: Serving, stop: CancellationToken) {
     let router = router(serving.clone());
     let connections = AtomicU64::new(1);
@@ -110,11 +116,15 @@ pub(crate) async fn serve(listener: UnixListener, serving: Serving, stop: Cancel
             Err(error) => {
                 warn!(%error, "cannot accept a connection");
                 // Out of file descriptors: some are free when requests have ended.
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                sleep(Duration::from_millis(100)).await;
             }
         }
     }
-    while open.join_next().await.is_some() {}
+    let drained = async { while open.join_next().await.is_some() {} };
+    if timeout(DRAIN, drained).await.is_err() {
+        warn!(left = open.len(), "plugins' requests are cut off: they took longer than {DRAIN:?}");
+    }
+    open.shutdown().await;
 }
 
 /// One connection, to its end.
@@ -295,5 +305,41 @@ fn json(status: StatusCode, body: &impl Serialize) -> Response {
         Ok(body) => (status, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
         // No type of the API is without a JSON form.
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::fixture;
+
+    #[tokio::test(start_paused = true)]
+    async fn half_a_request_does_not_hold_an_agent_that_stops() {
+        let directory = fixture::Directory::new("drain");
+        let path = directory.path("agent.sock");
+        let listener = listen(&path).await.unwrap();
+        let agent = Arc::new(fixture::agent());
+        let serving = Serving { agent, veths: Arc::default(), dead: Arc::default() };
+        let stop = CancellationToken::new();
+        let served = tokio::spawn(serve(listener, serving, stop.clone()));
+
+        let mut head = UnixStream::connect(&path).await.unwrap();
+        head.write_all(b"PUT /v1/attachments/pods/c1/eth0 HT").await.unwrap();
+        let mut body = UnixStream::connect(&path).await.unwrap();
+        let request = b"POST /v1/gc HTTP/1.1\r\nhost: limpet\r\ncontent-length: 9\r\n\r\n{";
+        body.write_all(request).await.unwrap();
+        // One that is idle: when it is answered, the others have been read too.
+        let mut idle = UnixStream::connect(&path).await.unwrap();
+        idle.write_all(b"GET /nothing HTTP/1.1\r\nhost: limpet\r\n\r\n").await.unwrap();
+        idle.read_u8().await.unwrap();
+
+        let begun = Instant::now();
+        stop.cancel();
+        served.await.unwrap();
+        assert!(begun.elapsed() <= DRAIN + Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert_eq!(body.read(&mut [0]).await.unwrap(), 0, "it is closed");
     }
 }
