@@ -7,8 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::desired::Desired;
 use crate::layout::{
-    Device, GROUP_OF_THE_DEAD, Nexthop, Route, RouteKey, Setting, TABLE_HOSTS, TABLE_OVERLAY,
-    Tables, Target,
+    Device, Nexthop, Route, RouteKey, Setting, TABLE_HOSTS, TABLE_OVERLAY, Tables, Target,
 };
 use crate::resolve::{is_known, resolve};
 use crate::step::Step;
@@ -211,11 +210,6 @@ fn surplus_routes<'a>(
         let ours = matches!(route.key.table, TABLE_OVERLAY | TABLE_HOSTS);
         ours && !wanted.routes.contains(*route) && !replaced && !stranger(route)
     })
-}
-
-/// Whether interfaces wait for their deletion.
-pub(crate) fn has_dead(found: &Tables) -> bool {
-    found.veths.values().any(|veth| veth.group == GROUP_OF_THE_DEAD)
 }
 
 #[cfg(test)]

@@ -14,8 +14,9 @@ use crate::desired::{Desired, HostFacts, desired};
 use crate::kernel::{Dump, Kernel, KernelError, Look, StepFailed};
 use crate::layout::{PROTOCOL, Tables, device_name, is_device_name, is_veth_name};
 use crate::nft;
-use crate::plan::{has_dead, plan};
+use crate::plan::plan;
 use crate::step::Step;
+use crate::veths::is_dead;
 
 /// How often the kernel is checked even if nothing says that anything changed.
 ///
@@ -160,7 +161,7 @@ async fn pass(
     report(agent, &desired, (&steps, &failed, failures), &found);
     let of_limpet = |name: &str| is_device_name(name) || is_veth_name(name);
     let ours = links.iter().filter(|link| of_limpet(&link.name)).map(|link| link.index);
-    let (dead, again) = (has_dead(&found), !failed.is_empty());
+    let (dead, again) = (links.iter().any(is_dead), !failed.is_empty());
     Ok(Done { ours: ours.collect(), dead, again, passing: maybe })
 }
 

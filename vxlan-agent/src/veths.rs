@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use limpet_net_types::Uid;
-use limpet_rtnl::{LinkKind, OpenError, ReadError, Request, RequestError, Socket};
+use limpet_rtnl::{Link, LinkKind, OpenError, ReadError, Request, RequestError, Socket};
 use tokio::sync::Mutex;
+use tracing::warn;
 
-use crate::layout::{GROUP_OF_THE_DEAD, is_veth_name};
+use crate::layout::{GROUP_OF_THE_DEAD, VETH_PREFIX, is_veth_name};
 
 /// Why it is not known which interfaces there are.
 #[derive(Debug, thiserror::Error)]
@@ -25,12 +27,16 @@ pub(crate) enum VethError {
 
 /// The containers' interfaces. Not the reconciler's socket, which is busy for as long as a pass takes.
 #[derive(Default)]
-pub(crate) struct Veths(Mutex<Option<Socket>>);
+pub(crate) struct Veths {
+    kept: Mutex<Option<Socket>>,
+    /// Whether it was said that somebody else uses the group of the dead.
+    warned: AtomicBool,
+}
 
 impl Veths {
     /// The incarnations that have an interface, the dead not counted.
     pub(crate) async fn living(&self) -> Result<BTreeSet<Uid>, VethError> {
-        let mut kept = self.0.lock().await;
+        let mut kept = self.kept.lock().await;
         let mut socket = kept.take().map_or_else(Socket::open, Ok)?;
         let links = socket.links().await?;
         *kept = Some(socket);
@@ -41,12 +47,45 @@ impl Veths {
         Ok(living.filter_map(|link| link.alias.as_deref()?.parse().ok()).collect())
     }
 
-    /// Deletes the interfaces that only wait for it, all in one message.
+    /// Deletes the interfaces that only wait for it, all in one message where nothing else is in their group.
     pub(crate) async fn bury(&self) -> Result<(), VethError> {
         // A socket of its own: the kernel takes 20 ms and more, and ADD asks for the living meanwhile.
         let mut socket = Socket::open()?;
-        Ok(socket.request(&Request::DelLinkGroup(GROUP_OF_THE_DEAD)).await?)
+        let links = socket.links().await?;
+        let (dead, foreign): (Vec<&Link>, Vec<&Link>) = links
+            .iter()
+            .filter(|link| link.group == GROUP_OF_THE_DEAD)
+            .partition(|link| is_dead(link));
+        let Some(stranger) = foreign.first() else {
+            if !dead.is_empty() {
+                socket.request(&Request::DelLinkGroup(GROUP_OF_THE_DEAD)).await?;
+            }
+            return Ok(());
+        };
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            warn!(
+                interface = stranger.name,
+                group = GROUP_OF_THE_DEAD,
+                "an interface that is not limpet's is in the group of those to delete: it stays, and they are deleted \
+                 one by one, which is slower; put it into another group"
+            );
+        }
+        let one_by_one: Vec<_> = dead.iter().map(|link| Request::DelLink(link.index)).collect();
+        let results = socket.batch(&one_by_one).await;
+        Ok(results.into_iter().collect::<Result<(), _>>()?)
     }
+}
+
+/// Whether an interface is a container's that waits for its deletion.
+pub(crate) fn is_dead(link: &Link) -> bool {
+    let ours = is_veth_name(&link.name) || is_dead_name(&link.name);
+    link.group == GROUP_OF_THE_DEAD && ours && matches!(link.kind, LinkKind::Veth(_))
+}
+
+/// Whether the plugin gives this name to the dead whose name it needs.
+fn is_dead_name(name: &str) -> bool {
+    let index = name.strip_prefix(VETH_PREFIX).and_then(|rest| rest.strip_prefix('x'));
+    index.is_some_and(|index| index.parse::<u32>().is_ok())
 }
 
 /// Whether a network namespace is mounted at this path.

@@ -81,7 +81,7 @@ async fn a_host_that_joins_gets_device_ways_routes_rules_table_and_settings() {
     for destination in ["192.0.2.2", "192.0.2.9", "198.51.9.0/24"] {
         assert!(hosts.contains(&format!("{destination} nhid")), "{destination}: {hosts}");
     }
-    assert_eq!(routes(&on, "-6", 7602).len(), 2);
+    assert_eq!(routes(&on, "-6", 7602).len(), 3, "two hosts, and what passes the pool on");
     assert_eq!(on.sh("ip route show proto 76"), "", "nothing in the main table");
     for family in ["-4", "-6"] {
         let rules = on.sh(&format!("ip {family} rule show"));
@@ -269,4 +269,33 @@ async fn a_plan_without_an_agent_asks_a_controller_and_opens_no_session() {
     let output = command(&on, &fake.path).arg("plan").output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "");
     assert!(String::from_utf8_lossy(&output.stderr).contains("nothing to do"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_containers_interfaces_are_buried_whoever_else_uses_their_group() {
+    let on = Host::new();
+    let fake = Fake::start(&on.dir, small());
+    let dead = |name: &str| {
+        on.sh(&format!("ip link add {name} group 4096 type veth peer name p{name}"));
+    };
+    dead("lc0123456789a");
+    dead("lcx77");
+    let agent = joined(&on, &fake);
+    wait_until("those that an earlier agent left are deleted", || !on.sh("ip link").contains("lc"));
+
+    on.sh("ip link add other0 group 4096 type vxlan id 9 dstport 4790");
+    dead("foreign");
+    dead("lcextra");
+    for round in 0..2 {
+        dead("lc0123456789a");
+        dead("lcx77");
+        wait_until("the dead are deleted", || {
+            let links = on.sh("ip link");
+            !links.contains("lc0123456789a") && !links.contains("lcx77")
+        });
+        for name in ["other0", "foreign", "lcextra"] {
+            assert!(on.sh("ip link").contains(name), "{name}, round {round}");
+        }
+    }
+    assert_eq!(agent.log().matches("not limpet's is in the group").count(), 1, "said once");
 }
