@@ -62,7 +62,9 @@ pub(crate) enum Subject {
 
 /// A key that no version of limpet up to this one makes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the store has a key that this program does not know: {0:?}")]
+#[error(
+    "the store has a key that this program does not know: {0:?}; start the newer limpet-controller that wrote it, or restore the store from a backup"
+)]
 pub(crate) struct UnknownKey(pub(crate) String);
 
 impl Subject {

@@ -102,6 +102,7 @@ pub struct Select {
     pub names: BTreeSet<NameGlob>,
     /// Workloads on hosts that have all of these labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(deserialize_with = "crate::limits::labels")]
     pub host_labels: BTreeMap<LabelKey, String>,
 }
 
@@ -288,8 +289,9 @@ pub struct HostSpec {
     /// What it is for; `node` if left out.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub roles: BTreeSet<Role>,
-    /// Its labels, which pools can select.
+    /// Its labels, which pools can select; a value has at most 253 characters.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(deserialize_with = "crate::limits::labels")]
     pub labels: BTreeMap<LabelKey, String>,
     /// The prefixes behind it, if it is a gateway.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
@@ -305,6 +307,7 @@ pub struct HostChange {
     pub roles: Option<BTreeSet<Role>>,
     /// Its labels, all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "crate::limits::labels_if_any")]
     pub labels: Option<BTreeMap<LabelKey, String>>,
     /// The prefixes behind it, all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -76,7 +76,8 @@ pub struct Wanted {
     /// The label of the runtime that asks.
     #[serde(default)]
     pub runtime: RuntimeName,
-    /// The path of the container's network namespace.
+    /// The path of the container's network namespace: at most 4096 bytes, none of them of a control character.
+    #[serde(deserialize_with = "crate::limits::netns")]
     pub netns: String,
     /// The workload's namespace; `_` if left out.
     #[serde(default)]

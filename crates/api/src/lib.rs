@@ -19,6 +19,7 @@ pub mod client;
 pub mod config;
 mod error;
 pub mod host;
+mod limits;
 pub mod paths;
 pub mod socket;
 mod span;

@@ -82,7 +82,9 @@ pub(crate) enum BadRecord {
     #[error(transparent)]
     Key(#[from] UnknownKey),
     /// The value is not of the key's kind.
-    #[error("the store has a record under {key} that this program cannot read")]
+    #[error(
+        "the store has a record under {key} that this program cannot read: start the newer limpet-controller that wrote it, or restore the store from a backup"
+    )]
     Value {
         /// The key.
         key: Key,
@@ -90,7 +92,7 @@ pub(crate) enum BadRecord {
         source: serde_json::Error,
     },
     /// The store has no identity.
-    #[error("the store has no record under {}", crate::keys::STORE_ID)]
+    #[error("the store has no record under {}: restore it from a backup", crate::keys::STORE_ID)]
     NoIdentity,
 }
 

@@ -8,7 +8,10 @@ use super::{Key, Write};
 
 /// A record of the change log that is not one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the change log has a record that ends too early or is not text where it must be")]
+#[error(
+    "the change log has a record that ends too early or is not text where it must be: restore the \
+     store from a backup"
+)]
 pub(super) struct BadRecord;
 
 const DELETE: u8 = 0;

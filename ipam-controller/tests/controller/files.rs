@@ -1,6 +1,7 @@
 //! Edge: what the controller says of a store that it cannot have, and of flags that it cannot take.
 
 use std::fs::{self, OpenOptions};
+use std::process::Command;
 
 use redb::{Database, TableDefinition};
 
@@ -71,6 +72,30 @@ fn another_kind_of_file_is_refused() {
     fs::write(&store, "to be, or not to be").unwrap();
     assert!(refused(&store).contains("is not a limpet store"));
     assert_eq!(fs::read(&store).unwrap(), b"to be, or not to be");
+}
+
+#[test]
+fn a_pipe_or_a_device_is_refused_and_not_waited_for() {
+    let (_dir, store) = place();
+    assert!(Command::new("mkfifo").arg(&store).status().unwrap().success());
+    assert!(refused(&store).contains("is not a limpet store: it is not a regular file"));
+    assert!(refused("/dev/null".as_ref()).contains("it is not a regular file"));
+}
+
+#[test]
+fn a_record_that_is_damaged_is_told_with_what_to_do() {
+    let (_dir, store) = place();
+    assert!(Controller::start(&store).stop().success());
+    let keys: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("limpet-keys");
+    let database = Database::open(&store).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let value: &[u8] = b"\x01\0\0\0\0\0\0\0{";
+    transaction.open_table(keys).unwrap().insert("pools/p", value).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let said = refused(&store);
+    assert!(said.contains("a record under pools/p"), "{said}");
+    assert!(said.contains("restore the store from a backup"), "{said}");
 }
 
 #[test]

@@ -53,7 +53,9 @@ enum Failure {
     Library(#[source] Box<redb::Error>),
     #[error(transparent)]
     Record(#[from] log::BadRecord),
-    #[error("a value of the store is shorter than its own revision")]
+    #[error(
+        "a value of the store is shorter than its own revision: restore the store from a backup"
+    )]
     ShortValue,
     #[error("the store's library gave up: {0}")]
     Panic(String),

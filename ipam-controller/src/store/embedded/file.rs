@@ -154,8 +154,8 @@ fn builder(options: &Options) -> Builder {
 /// Tells an empty file, and one that is no store at all, before the library sees it: to the
 /// library an empty file is a place for a new store.
 fn check_beginning(path: &Path) -> Result<(), OpenError> {
-    let mut file = File::open(path).map_err(|source| io_error(path, source))?;
-    let metadata = file.metadata().map_err(|source| io_error(path, source))?;
+    // Opening a pipe waits for its other end, and opening a device may do anything.
+    let metadata = fs::metadata(path).map_err(|source| io_error(path, source))?;
     let not_a_store =
         |reason: &str| OpenError::NotAStore { path: path.to_owned(), reason: reason.to_owned() };
     if !metadata.is_file() {
@@ -165,8 +165,8 @@ fn check_beginning(path: &Path) -> Result<(), OpenError> {
         return Err(OpenError::Empty { path: path.to_owned() });
     }
     let mut start = Vec::new();
-    file.by_ref()
-        .take(u64::try_from(MAGIC.len()).unwrap_or(u64::MAX))
+    let file = File::open(path).map_err(|source| io_error(path, source))?;
+    file.take(u64::try_from(MAGIC.len()).unwrap_or(u64::MAX))
         .read_to_end(&mut start)
         .map_err(|source| io_error(path, source))?;
     if !MAGIC.starts_with(&start) {
