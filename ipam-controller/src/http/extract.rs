@@ -1,18 +1,27 @@
 //! Edge: parts of a request, checked, with errors in the one shape.
 
-use axum::body::to_bytes;
+use std::time::Duration;
+
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
-use bytes::Bytes;
+use futures_util::StreamExt;
 use limpet_api::{ApiError, ErrorCode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::time::timeout;
 
 use super::Failure;
 
 /// The largest body that is read, in bytes: of a pool with many exclusions.
 const MOST_BODY: usize = 1 << 20;
+
+/// How much of a larger body is read all the same, in bytes: a connection that ends with something
+/// unread is reset, and its caller may not see the answer.
+const MOST_THROWN_AWAY: usize = 16 << 20;
+
+/// How long a body may take to arrive: less than a request, so that what is told of it is certain.
+const BODY_LIMIT: Duration = Duration::from_secs(10);
 
 /// How much of what a caller wrote is shown in an error, in characters.
 const SHOWN: usize = 120;
@@ -83,14 +92,12 @@ impl<T: Change, S: Send + Sync> FromRequest<S> for Patch<T> {
     }
 }
 
-async fn read(request: Request) -> Result<Bytes, Failure> {
+async fn read(request: Request) -> Result<Vec<u8>, Failure> {
     check_type(&request)?;
-    let body = to_bytes(request.into_body(), MOST_BODY).await.map_err(|error| {
-        // The limit is the usual cause; a connection that broke hears nothing of it.
-        let text =
-            format!("the body has more than {MOST_BODY} bytes, or its end is missing: {error}");
-        Failure(ApiError::new(ErrorCode::TooLarge, text))
-    })?;
+    let body = timeout(BODY_LIMIT, collect(request.into_body())).await.map_err(|_| {
+        let text = format!("the body took longer than {BODY_LIMIT:?} to arrive; nothing was done");
+        Failure(ApiError::new(ErrorCode::TimedOut, text))
+    })??;
     if body.is_empty() {
         return Err(bad("the body is empty, JSON is needed"));
     }
@@ -98,6 +105,27 @@ async fn read(request: Request) -> Result<Bytes, Failure> {
     // misspelt name would be noticed.
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(bad("the body is not a JSON object"));
+    }
+    Ok(body)
+}
+
+async fn collect(body: axum::body::Body) -> Result<Vec<u8>, Failure> {
+    let mut chunks = body.into_data_stream();
+    let (mut body, mut length) = (Vec::new(), 0);
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|error| {
+            bad(&format!("the body broke off after {length} bytes; nothing was done: {error}"))
+        })?;
+        length += chunk.len();
+        if length <= MOST_BODY {
+            body.extend_from_slice(&chunk);
+        } else if length > MOST_THROWN_AWAY {
+            break;
+        }
+    }
+    if length > MOST_BODY {
+        let text = format!("the body has more than {MOST_BODY} bytes");
+        return Err(Failure(ApiError::new(ErrorCode::TooLarge, text)));
     }
     Ok(body)
 }

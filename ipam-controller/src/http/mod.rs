@@ -1,5 +1,6 @@
 //! Edge: the HTTP API: which path leads to which decision, and the one shape of errors.
 
+mod body;
 mod claims;
 mod extract;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::http::header::{CONNECTION, HeaderValue};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -18,6 +18,8 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, warn};
+
+use super::body::observed;
 
 /// How long a caller may take for the head of a request, and be idle between two.
 const HEAD_LIMIT: Duration = Duration::from_secs(60);
@@ -69,8 +71,12 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, stop: C
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Hangup(token.clone()));
         let router = router.clone();
+        let (request, read) = observed(request);
         async move {
-            let Ok(response) = router.oneshot(request.map(Body::new)).await;
+            let Ok(mut response) = router.oneshot(request).await;
+            if !read.is_whole() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             Ok::<_, Infallible>(response)
         }
     });

@@ -36,7 +36,7 @@ fn request(method: &str, path: &str, kind: &str, body: &str) -> String {
 async fn every_error_has_the_one_shape() {
     let (_dir, store) = place();
     let controller = Controller::start(&store);
-    let json = "application/json";
+    let (json, long) = ("application/json", "x".repeat(254));
     let cases = [
         (request("GET", "/v1/nothing", json, ""), 404, "not-found"),
         (request("GET", "/", json, ""), 404, "not-found"),
@@ -56,6 +56,12 @@ async fn every_error_has_the_one_shape() {
         (request("PUT", "/v1/networks/b%C3%A4r", json, "{}"), 400, "bad-request"),
         (request("PUT", "/v1/networks/%FF", json, "{}"), 400, "bad-request"),
         (request("PUT", "/v1/networks/blue", json, &" ".repeat(2_000_000)), 413, "too-large"),
+        (request("PUT", "/v1/networks/blue", json, &" ".repeat(9_000_000)), 413, "too-large"),
+        (
+            request("PUT", "/v1/hosts/h", json, &format!(r#"{{"labels":{{"a":"{long}"}}}}"#)),
+            400,
+            "bad-request",
+        ),
         (request("GET", "/v1/networks/blue", json, ""), 404, "network-not-found"),
         (request("GET", "/v1/pools/p", json, ""), 404, "pool-not-found"),
         (request("GET", "/v1/hosts/h", json, ""), 404, "host-not-found"),
@@ -80,6 +86,44 @@ async fn every_error_has_the_one_shape() {
     }
     let all: Listing<Value> = controller.get(paths::NETWORKS).await.unwrap();
     assert_eq!((all.items.len(), all.revision), (0, 1), "nothing was changed by any of it");
+}
+
+#[tokio::test]
+async fn a_body_that_ends_early_is_not_called_large_and_a_slow_one_did_nothing() {
+    let (_dir, store) = place();
+    let controller = Controller::start(&store);
+    let head = |length| {
+        format!("PUT /v1/networks/blue HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n")
+    };
+    let mut broken = TcpStream::connect(controller.address).await.unwrap();
+    broken.write_all((head(9) + "{").as_bytes()).await.unwrap();
+    broken.shutdown().await.unwrap();
+    let mut answer = String::new();
+    broken.read_to_string(&mut answer).await.unwrap();
+    assert!(!answer.contains("too-large"), "{answer}");
+
+    let slow = raw(&controller, &(head(9) + "{")).await;
+    assert!(slow.starts_with("HTTP/1.1 504 "), "{slow}");
+    assert!(slow.contains("connection: close\r\n"), "{slow}");
+    assert!(slow.contains("took longer than 10s to arrive; nothing was done"), "{slow}");
+    let error = controller.get::<Value>("/v1/networks/blue").await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::NetworkNotFound);
+}
+
+#[tokio::test]
+async fn an_answer_that_leaves_the_body_unread_says_that_the_connection_ends() {
+    let (_dir, store) = place();
+    let controller = Controller::start(&store);
+    let request = |path: &str, body: &str| {
+        let length = body.len();
+        format!("PUT {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}")
+    };
+    let unread = raw(&controller, &request("/v1/nothing", "{}")).await;
+    assert!(unread.starts_with("HTTP/1.1 404 "), "{unread}");
+    assert!(unread.contains("connection: close\r\n"), "{unread}");
+    let closing = "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let read = raw(&controller, &(request("/v1/networks/blue", "{}") + closing)).await;
+    assert_eq!(read.matches("HTTP/1.1 200 ").count(), 2, "both on one connection: {read}");
 }
 
 #[tokio::test]
