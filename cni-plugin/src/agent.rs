@@ -7,7 +7,7 @@ use limpet_api::paths;
 use limpet_api::socket::{
     Attach, ConfirmRequest, DetachQuery, Detached, GcAnswer, GcRequest, Readiness,
 };
-use limpet_api::{ApiError, host::Wanted};
+use limpet_api::{ApiError, ErrorCode, host::Wanted};
 use limpet_net_types::{NetworkName, Uid};
 use serde::de::DeserializeOwned;
 
@@ -47,7 +47,8 @@ impl AgentError {
             Self::Away { .. } => Failure::of(Code::TryLater, self),
             Self::NotUnderstood { .. } => Failure::of(Code::Mismatch, self),
             Self::Refused(error) => {
-                let later = error.code.is_transient();
+                // An earlier interface of this container is still there; it may be about to go.
+                let later = error.code.is_transient() || error.code == ErrorCode::AttachmentPresent;
                 let code = if later { Code::TryLater } else { Code::Refused };
                 let mut details = format!("code {}", error.code);
                 if !error.details.is_null() {

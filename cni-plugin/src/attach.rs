@@ -43,6 +43,11 @@ pub(crate) enum AttachError {
     /// The name is taken inside.
     #[error("the container has an interface {ifname} already")]
     Exists { ifname: String },
+    /// The name was taken inside meanwhile; addresses are held by now.
+    #[error(
+        "another program made interface {ifname} in the container while its addresses were claimed"
+    )]
+    Taken { ifname: String },
     /// The name is taken outside by something that is not limpet's to remove.
     #[error("the host has an interface {name} that is in the way")]
     InTheWay { name: String },
@@ -204,7 +209,7 @@ impl Order<'_> {
     async fn make_way(&self, host: &mut Socket) -> Result<(), AttachError> {
         let name = &self.attach.host_ifname;
         let Some(link) = host.link_named(name).await? else {
-            return Err(AttachError::Exists { ifname: self.ifname.to_owned() });
+            return Err(AttachError::Taken { ifname: self.ifname.to_owned() });
         };
         if !HostEnd::of(&link).is_some_and(|end| end.is_dead) {
             return Err(AttachError::InTheWay { name: name.clone() });

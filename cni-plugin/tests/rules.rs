@@ -188,6 +188,27 @@ fn an_interface_that_exists_is_refused_before_an_address_is_held() {
 }
 
 #[test]
+fn an_interface_that_appears_once_addresses_are_held_is_not_code_100() {
+    let lab = Lab::new();
+    let make = format!("ip -n {} link add eth0 type bridge", lab.container.0);
+    lab.agent.before_answering("PUT", &make);
+    let answer = lab.call("ADD");
+    assert_eq!(answer.code(), 102, "100 says that no address is held");
+    assert!(answer.said().contains("another program made interface eth0"), "{}", answer.said());
+    assert!(lab.container.has("eth0") && !lab.host.has(&host_ifname()));
+}
+
+#[test]
+fn an_earlier_incarnation_that_is_still_there_is_waited_for() {
+    let lab = Lab::new();
+    let refusal = agent::error("attachment-present", "interface eth0 is attached already");
+    lab.agent.reply("PUT", Reply::Json(409, refusal));
+    let answer = lab.call("ADD");
+    assert_eq!(answer.code(), 11);
+    assert!(answer.said().contains("code attachment-present"), "{}", answer.said());
+}
+
+#[test]
 fn a_second_add_is_refused_and_leaves_the_first_alone() {
     let mut lab = Lab::new();
     lab.add();

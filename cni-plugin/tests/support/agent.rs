@@ -42,6 +42,7 @@ pub(crate) struct Seen {
 struct State {
     seen: Vec<Seen>,
     replies: Vec<(String, Reply)>,
+    commands: Vec<(String, String)>,
     families: BTreeSet<char>,
     /// What the network is given over its attachment's own values.
     changes: Value,
@@ -81,6 +82,11 @@ impl FakeAgent {
     /// Answers this method so from now on, whatever its path.
     pub(crate) fn reply(&self, method: &str, reply: Reply) {
         self.state.lock().unwrap().replies.insert(0, (method.to_owned(), reply));
+    }
+
+    /// Runs a shell command before it answers this method.
+    pub(crate) fn before_answering(&self, method: &str, command: &str) {
+        self.state.lock().unwrap().commands.push((method.to_owned(), command.to_owned()));
     }
 
     /// Answers as it should from now on.
@@ -127,6 +133,8 @@ fn serve(state: &Mutex<State>, stream: UnixStream, connection: usize) {
         let reply = {
             let mut state = state.lock().unwrap();
             state.seen.push(seen.clone());
+            let commands = state.commands.iter().filter(|(method, _)| *method == seen.method);
+            commands.for_each(|(_, command)| drop(super::run(command)));
             let told = state.replies.iter().find(|(method, _)| *method == seen.method);
             told.map_or_else(|| properly(&seen, &state), |(_, reply)| reply.clone())
         };
