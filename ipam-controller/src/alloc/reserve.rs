@@ -41,14 +41,7 @@ pub(crate) fn create(
             return same(existing, spec);
         }
         let addresses = choose(state, draft, key, spec)?;
-        let mac = match spec.mac {
-            Some(mac) => check_mac(state, key, mac).map(|()| mac)?,
-            None => {
-                let distinct = format!("{}/{}", key.namespace, key.name);
-                let is_free = |mac| check_mac(state, key, mac).is_ok();
-                mac_of(&key.network, &addresses, &distinct, is_free)
-            }
-        };
+        let mac = mac(state, key, spec, &addresses)?;
         let reservation = Reservation {
             network: key.network.clone(),
             namespace: key.namespace.clone(),
@@ -238,6 +231,21 @@ fn choose(
         return refuse(ErrorCode::NoPool, format!("network {network} has no pool"));
     }
     Ok(addresses)
+}
+
+/// The MAC address asked for, or one that nobody has.
+fn mac(
+    state: &State,
+    key: &ReservationKey,
+    spec: &ReservationSpec,
+    addresses: &[Held],
+) -> Result<Mac, ApiError> {
+    if let Some(asked) = spec.mac {
+        return check_mac(state, key, asked).map(|()| asked);
+    }
+    let distinct = format!("{}/{}", key.namespace, key.name);
+    let is_free = |mac| check_mac(state, key, mac).is_ok();
+    Ok(mac_of(&key.network, addresses, &distinct, is_free))
 }
 
 /// Refuses a MAC address that another name has: what it is reserved for, or a running one's.

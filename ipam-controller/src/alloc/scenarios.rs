@@ -6,11 +6,14 @@ use limpet_api::book::{Attachment, AttachmentKey, ReservationSpec};
 use limpet_api::config::{Role, Sticky};
 use limpet_api::host::{ClaimRequest, EndRequest, Wanted};
 use limpet_api::{ApiError, ErrorCode, FleetTime};
-use limpet_net_types::{Mac, Token};
+use limpet_net_types::{Family, Mac, Token};
 
 use super::claim::claim;
 use super::ends::{end, withdraw};
 use super::{Outcome, Patience, reserve};
+use crate::draft::Draft;
+use crate::keys::Subject;
+use crate::records::{Owner, Slot};
 use crate::state::reservation_key;
 use crate::state::sample::{Sample, name};
 
@@ -379,6 +382,29 @@ fn a_pool_reserved_from_the_top_is_filled_to_the_last_address() {
     let spec = ReservationSpec::default();
     let error = sample.decided(|state| reserve::create(state, &one_more, &spec)).unwrap_err();
     assert_eq!(error.code, ErrorCode::PoolFull);
+}
+
+#[test]
+fn a_name_finds_an_address_below_any_number_of_taken_ones() {
+    let mut sample = Sample::new();
+    sample.network("blue");
+    sample.pool("p", "fd00::/64", |_| {});
+    let at =
+        |below: u128| limpet_net_types::address_at(Family::V6, (0xfd00 << 112 | 1 << 64) - below);
+    let mut draft = Draft::default();
+    for below in 1..=70_000 {
+        let owner = Owner { namespace: name("_"), name: name("x") };
+        let slot = Slot { reservation: Some(owner), ..Slot::default() };
+        draft.put(&Subject::Address(name("blue"), at(below)), &slot);
+    }
+    sample.commit(&draft.into_txn());
+    let state = sample.state();
+    let pool = state.pool(&name("p")).unwrap();
+    let started = std::time::Instant::now();
+    for _ in 0..1000 {
+        assert_eq!(super::pick::for_nobody(state, state.now(), pool), Ok(at(70_001)));
+    }
+    assert!(started.elapsed().as_secs() < 5, "each looks at one run, not at 70,000 addresses");
 }
 
 #[test]

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use limpet_api::book::{Attachment, Released, Reservation};
 use limpet_api::client::Method;
 use limpet_api::config::HostStatus;
-use limpet_api::host::{Heartbeat, OwnChange, PresentRequest, WatchEvent, WatchLine};
+use limpet_api::host::{
+    Heartbeat, LEASE_SECONDS, OwnChange, PresentRequest, WatchEvent, WatchLine,
+};
 use limpet_api::{ErrorCode, Listing, Versioned, paths};
 use limpet_net_types::Token;
 use serde_json::{Value, json};
@@ -200,6 +202,28 @@ async fn a_host_name_has_one_living_installation() {
     let status: Versioned<HostStatus> = controller.get("/v1/hosts/a").await.unwrap();
     assert!(status.record.alive);
     assert_ne!(first.session, second.session);
+}
+
+#[tokio::test]
+async fn a_reinstalled_host_joins_when_an_operator_has_said_so_and_ends_what_was() {
+    let (_dir, store) = place();
+    let controller = Controller::start(&store);
+    controller.fill().await;
+    let old = controller.join("a", 1).await;
+    controller.claim(&old, 1, Some("web-0")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(LEASE_SECONDS + 1)).await;
+    let error = controller.try_join("a", 2, 2, 1).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::HostNameTaken);
+    assert!(error.message.contains("limpetctl host set a --reinstalled"), "{error}");
+    let change = json!({ "reinstalled": true });
+    let said: Versioned<HostStatus> =
+        controller.ask(Method::PATCH, "/v1/hosts/a", &change).await.unwrap();
+    assert_eq!((said.record.alive, said.record.attachments), (false, 1));
+    let new = controller.try_join("a", 2, 2, 1).await.unwrap();
+    let error = controller.end(&old, 1).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::SessionLost);
+    controller.end(&new, 1).await.unwrap();
+    controller.claim(&new, 2, Some("web-0")).await.unwrap();
 }
 
 /// Waits for a change of the host's own.
