@@ -250,6 +250,8 @@ impl Order<'_> {
         let name = self.attach.host_ifname.as_str();
         if self.has(Family::V4) {
             sysctl::write(&["ipv4", "conf", name, "forwarding"], "1")?;
+            // A container sends from its own addresses only; of IPv6 the agent's nftables table sees to that.
+            sysctl::write(&["ipv4", "conf", name, "rp_filter"], "1")?;
         }
         // A container could otherwise make itself the host's router by announcing itself, whatever its addresses.
         unless_missing(sysctl::write(&["ipv6", "conf", name, "accept_ra"], "0"))?;

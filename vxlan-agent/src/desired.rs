@@ -24,7 +24,7 @@ use limpet_net_types::{
 
 use crate::layout::{
     Address, Device, Fdb, Hop, METRIC_POOL, PREFERENCE_HOSTS, PREFERENCE_OVERLAY, RouteKey, Rule,
-    Setting, TABLE_HOSTS, TABLE_OVERLAY, Vxlan, device_name, group_of,
+    Setting, TABLE_HOSTS, TABLE_OVERLAY, Vxlan, device_name, group_of, is_veth_name,
 };
 use crate::nft::Ruleset;
 use crate::view::View;
@@ -42,6 +42,17 @@ pub(crate) struct HostFacts {
     pub(crate) led_to: Vec<(String, Prefix)>,
     /// How the kernel can be told to forward IPv6.
     pub(crate) forwarding: Forwarding6,
+    /// What others have decided of the packets of all devices.
+    pub(crate) others: Others,
+}
+
+/// What other programs and operators have decided of all packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Others {
+    /// Destinations are translated.
+    pub(crate) translate: bool,
+    /// The reverse-path filter of IPv4 is loose for all devices, and cannot be strict for some.
+    pub(crate) loose4: bool,
 }
 
 /// How the kernel can be told to forward the IPv6 packets of some devices.
@@ -180,6 +191,10 @@ pub(crate) fn device_settings(device: &str, forwarding: &Forwarding6) -> Vec<(Se
     ];
     if *forwarding == Forwarding6::PerDevice {
         settings.push(setting(Family::V6, "force_forwarding", "1"));
+    }
+    if is_veth_name(device) {
+        // A container sends from its own addresses only. Of IPv6 the nftables table sees to that.
+        settings.push(setting(Family::V4, "rp_filter", "1"));
     }
     settings
 }
@@ -422,11 +437,10 @@ impl Layout<'_> {
         let pools = self.view.pools.values().map(|pool| pool.range);
         let mut pools: Vec<Range> = pools.collect();
         pools.sort_unstable_by_key(|range| (range.family(), range.bits()));
-        let groups = self.desired.devices.values().map(|device| device.group).collect();
         let external = self.external_devices();
-        let containers = self.host.is(Role::Node);
+        let Others { translate: translated, loose4 } = self.facts.others;
         let closed6 = matches!(self.facts.forwarding, Forwarding6::Global { router: false, .. });
-        self.desired.ruleset = Ruleset { groups, pools, external, containers, closed6 };
+        self.desired.ruleset = Ruleset { pools, external, translated, loose4, closed6 };
     }
 }
 

@@ -71,6 +71,7 @@ async fn from_controller(config: Config) -> anyhow::Result<Vec<String>> {
         addresses: reach.addresses,
         led_to: reach.led_to,
         forwarding: kernel.forwarding(&dump.seen).await?,
+        others: kernel.others().await?,
     };
     let Some(desired) = desired(&view, &facts) else { bail!("host {name} has not joined yet") };
     Ok(commands(&desired, dump).await?)

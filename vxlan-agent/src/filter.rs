@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::nft::{Ruleset, TABLE, squeezed};
+use crate::nft::{Ruleset, TABLE, squeezed, translates};
 
 /// How long `nft` has: it takes a few milliseconds, and waits its turn where others change tables.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -54,6 +54,26 @@ impl Filter {
             return Ok(None);
         }
         Err(FilterError::Refused(squeezed(&complaint)))
+    }
+
+    /// Whether any program of the host translates destinations, by nftables or by its predecessor.
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError`]; try again with the next pass.
+    pub(crate) async fn translates(&self) -> Result<bool, FilterError> {
+        // Absent where the kernel does not have the predecessor.
+        for names in ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"] {
+            let tables = tokio::fs::read_to_string(names).await.unwrap_or_default();
+            if tables.lines().any(|table| table == "nat") {
+                return Ok(true);
+            }
+        }
+        let output = run(&["-y", "list", "chains"], "").await?;
+        if output.status.success() {
+            return Ok(translates(&squeezed(&String::from_utf8_lossy(&output.stdout))));
+        }
+        Err(FilterError::Refused(squeezed(&String::from_utf8_lossy(&output.stderr))))
     }
 
     /// Puts the table into place, the old one away in the same moment.

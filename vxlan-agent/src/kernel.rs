@@ -13,13 +13,14 @@ use limpet_rtnl::{
 use tokio::task::JoinError;
 use tracing::debug;
 
-use crate::desired::{Desired, Forwarding6, device_settings};
+use crate::desired::{Desired, Forwarding6, Others, device_settings};
 use crate::facts::Seen;
 use crate::filter::{Filter, FilterError};
 use crate::layout::{
     Fdb, FoundNexthop, PROTOCOL, Setting, TABLE_HOSTS, TABLE_OVERLAY, Tables, is_device_name,
     is_veth_name,
 };
+use crate::nft::is_closed6;
 use crate::resolve::is_known;
 use crate::step::Step;
 use crate::translate::{
@@ -81,14 +82,13 @@ pub(crate) enum Look {
     Remembered,
 }
 
-/// What is known of the nftables table.
-#[derive(Debug, Default)]
-enum Remembered {
-    /// Nothing: it was not read, or has been written.
-    #[default]
-    Nothing,
-    /// What was read: the table, or that there is none.
-    Read(Option<String>),
+/// What was read of nftables.
+#[derive(Clone, Debug)]
+struct Filtering {
+    /// Limpet's table, if it is there.
+    table: Option<String>,
+    /// Whether any program translates destinations.
+    translates: bool,
 }
 
 /// What the kernel had at one time.
@@ -114,8 +114,8 @@ impl Dump {
 pub(crate) struct Kernel {
     socket: Socket,
     filter: Filter,
-    /// The nftables table as it was read last.
-    ruleset: Remembered,
+    /// What was read last, unless it has been written since.
+    filtering: Option<Filtering>,
     /// Whether this program has seen the host not forward IPv6 of its own.
     closed6: bool,
 }
@@ -126,7 +126,7 @@ impl Kernel {
         Ok(Self {
             socket: Socket::open()?,
             filter: Filter::default(),
-            ruleset: Remembered::Nothing,
+            filtering: None,
             closed6: false,
         })
     }
@@ -153,7 +153,7 @@ impl Kernel {
     /// The plugin changes the kernel meanwhile. Devices are listed last: what was found before on one that is
     /// not there any more has gone with it, and must not be taken for something of nobody's.
     async fn tables(&mut self, seen: &mut Seen, look: Look) -> Result<Tables, KernelError> {
-        let ruleset = self.ruleset(look).await?;
+        let ruleset = self.filtering(look).await?.table;
         let mut fdb = Vec::new();
         for link in seen.links.iter().filter(|link| is_device_name(&link.name)) {
             fdb.extend(self.socket.fdb(link.index).await?);
@@ -210,19 +210,30 @@ impl Kernel {
         // Once limpet has switched forwarding on, its table is what tells an earlier router from others.
         self.closed6 |= all.iter().any(|(_, value)| value == "0")
             || self
-                .ruleset(Look::Remembered)
+                .filtering(Look::Remembered)
                 .await?
-                .is_some_and(|table| crate::nft::is_closed6(&table));
+                .table
+                .is_some_and(|table| is_closed6(&table));
         Ok(Forwarding6::Global { accept_ra, router: !self.closed6 })
     }
 
-    async fn ruleset(&mut self, look: Look) -> Result<Option<String>, FilterError> {
-        if let (Look::Remembered, Remembered::Read(ruleset)) = (look, &self.ruleset) {
-            return Ok(ruleset.clone());
+    /// What other programs and operators have decided of all packets.
+    pub(crate) async fn others(&mut self) -> Result<Others, KernelError> {
+        let (family, device) = (Family::V4, "all".to_owned());
+        let filter = read_settings(vec![Setting { family, device, name: "rp_filter" }]).await?;
+        let loose4 = filter.iter().any(|(_, value)| value == "2");
+        let translate = self.filtering(Look::Remembered).await?.translates;
+        Ok(Others { translate, loose4 })
+    }
+
+    async fn filtering(&mut self, look: Look) -> Result<Filtering, FilterError> {
+        if let (Look::Remembered, Some(known)) = (look, &self.filtering) {
+            return Ok(known.clone());
         }
-        let ruleset = self.filter.read().await?;
-        self.ruleset = Remembered::Read(ruleset.clone());
-        Ok(ruleset)
+        let table = self.filter.read().await?;
+        let found = Filtering { table, translates: self.filter.translates().await? };
+        self.filtering = Some(found.clone());
+        Ok(found)
     }
 
     /// Carries out steps in their order. One that fails stops none of those after it.
@@ -297,7 +308,7 @@ impl Kernel {
             }
             Step::SetRuleset(ruleset) => {
                 // Whatever becomes of it, the next pass looks.
-                self.ruleset = Remembered::Nothing;
+                self.filtering = None;
                 self.filter.replace(ruleset).await?;
             }
             _ => unreachable!("every other step is a message"),

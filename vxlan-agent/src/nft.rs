@@ -3,8 +3,8 @@
 //! What it says: a container sends from its own addresses only; nobody outside limpet's devices sends from a
 //! pool; what comes through the tunnel goes to containers, or out of a device of a gateway that leads to what is
 //! behind it; and what is for containers comes from limpet's devices, from such a device of a gateway, or because
-//! another program translated its destination. Everything goes by interface group, so
-//! the table is the same however many containers there are. [`crate::filter`] reads and replaces it.
+//! another program translated its destination. Everything goes by interface group, 4097 to 8191 for the
+//! networks' devices, so the table is the same however many containers and networks there are. [`crate::filter`] reads and replaces it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -20,15 +20,15 @@ pub(crate) const TABLE: &str = "inet limpet";
 /// What the table says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ruleset {
-    /// The interface groups of the networks.
-    pub(crate) groups: BTreeSet<u32>,
     /// The pools, IPv4 first, in their order.
     pub(crate) pools: Vec<Range>,
     /// The devices that lead to what is behind this gateway.
     pub(crate) external: BTreeSet<String>,
-    /// Whether this host runs containers. Only there can a destination have been translated into a container's; asking
-    /// for that switches connection tracking on for all of a host's traffic.
-    pub(crate) containers: bool,
+    /// Whether a program of this host translates destinations, so that one may be a container's. Asking whether
+    /// it was has the kernel track all connections, which costs as much as all else here; it does so then anyway.
+    pub(crate) translated: bool,
+    /// Whether the kernel's own check of IPv4 sources is too loose here for that of containers' own.
+    pub(crate) loose4: bool,
     /// Whether IPv6 is forwarded between other devices only because limpet had to switch it on for all.
     pub(crate) closed6: bool,
 }
@@ -45,49 +45,61 @@ impl fmt::Display for Ruleset {
         writeln!(f, "table {TABLE} {{")?;
         set(f, "set pools4", "ipv4_addr flags interval", pools(Family::V4))?;
         set(f, "set pools6", "ipv6_addr flags interval", pools(Family::V6))?;
-        set(f, "set networks", "devgroup", self.groups.iter().map(u32::to_string))?;
         // A name that nft's language cannot quote is none that a device of a gateway has.
         let names = self.external.iter().filter(|name| !name.contains(['"', '\\', '*']));
         set(f, "set external", "ifname", names.map(|name| format!("\"{name}\"")))?;
-        let verdicts = self.groups.iter().map(|group| format!("{group} : accept"));
-        set(f, "map from", "devgroup : verdict", verdicts)?;
-        f.write_str(PREROUTING)?;
-        f.write_str("chain forward {\n")?;
-        f.write_str("type filter hook forward priority 0; policy accept\n")?;
-        if self.closed6 {
-            writeln!(f, "{CLOSED6}")?;
-        }
-        f.write_str(FROM_TUNNEL)?;
-        f.write_str("iifgroup vmap @from\n")?;
-        if self.containers {
-            f.write_str("ct status dnat accept\n")?;
-        }
-        f.write_str("oifgroup @networks iifname != @external drop\n}\n}\n")
+        self.prerouting(f)?;
+        self.forward(f)?;
+        f.write_str("}\n")
     }
 }
 
-/// Whether a listing of the table says that IPv6 is forwarded for limpet only.
-pub(crate) fn is_closed6(listing: &str) -> bool {
-    listing.contains(CLOSED6)
-}
-
-/// What neither comes from limpet's devices nor goes to them.
-const CLOSED6: &str = "meta nfproto ipv6 iifgroup != @networks oifgroup != @networks drop";
-
-/// Whoever reaches the VXLAN port can send into the tunnel: that must not lead to what is behind just any host.
-const FROM_TUNNEL: &str =
-    "iifgroup @networks iifname \"limpet*\" oifgroup != @networks oifname != @external drop\n";
-
-/// After marks and connection tracking, before routing.
-const PREROUTING: &str = r#"chain prerouting {
-type filter hook prerouting priority -150; policy accept
-iifgroup != @networks ip saddr @pools4 fib saddr type != local drop
-iifgroup != @networks ip6 saddr @pools6 fib saddr type != local drop
-iifgroup @networks iifname "lc*" fib saddr . iif oif missing drop
-}
-"#;
-
 impl Ruleset {
+    /// After marks and connection tracking, before routing.
+    ///
+    /// Asking the routing table about a source costs as much as routing the packet. Of IPv4 the kernel does it
+    /// already where its reverse-path filter is strict, which it is made for containers' interfaces.
+    fn prerouting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unchecked = if self.loose4 { "" } else { "meta nfproto ipv6 " };
+        f.write_str(
+            "chain prerouting {
+type filter hook prerouting priority -150; policy accept
+iifgroup 4097-8191 goto inside_prerouting
+ip saddr @pools4 fib saddr type != local drop
+ip6 saddr @pools6 fib saddr type != local drop
+}
+",
+        )?;
+        writeln!(f, "chain inside_prerouting {{")?;
+        writeln!(f, "iifname \"lc*\" {unchecked}fib saddr . iif oif missing drop")?;
+        writeln!(f, "}}")
+    }
+
+    /// Where the packets of others pass.
+    ///
+    /// Whoever reaches the VXLAN port can send into the tunnel: that must not lead to what is behind just any host.
+    fn forward(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "chain forward {
+type filter hook forward priority 0; policy accept
+iifgroup 4097-8191 goto inside_forward
+",
+        )?;
+        if self.closed6 {
+            writeln!(f, "{CLOSED6}")?;
+        }
+        if self.translated {
+            writeln!(f, "ct status dnat accept")?;
+        }
+        f.write_str(
+            "oifgroup 4097-8191 iifname != @external drop
+}
+chain inside_forward {
+iifname \"limpet*\" oifgroup != 4097-8191 oifname != @external drop
+}
+",
+        )
+    }
     /// The table in the form in which [`squeezed`] leaves a listing.
     pub(crate) fn listing(&self) -> String {
         // nft ends the policy with a semicolon, where the end of the line would do.
@@ -99,6 +111,19 @@ impl Ruleset {
         // Deleting what is not there fails, so it is made first; nft before 1.0.8 knows no `destroy`.
         format!("add table {TABLE}\ndelete table {TABLE}\n{self}")
     }
+}
+
+/// What comes from outside limpet's devices and does not go to them.
+const CLOSED6: &str = "meta nfproto ipv6 oifgroup != 4097-8191 drop";
+
+/// Whether a listing of the table says that IPv6 is forwarded for limpet only.
+pub(crate) fn is_closed6(listing: &str) -> bool {
+    listing.contains(CLOSED6)
+}
+
+/// Whether a listing of all chains has one that can translate destinations.
+pub(crate) fn translates(chains: &str) -> bool {
+    ["type nat hook prerouting ", "type nat hook output "].iter().any(|head| chains.contains(head))
 }
 
 /// A text with every run of white space as one blank: nft breaks lines as it likes.

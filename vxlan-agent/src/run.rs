@@ -190,6 +190,7 @@ pub(crate) async fn outlook(
         addresses: reach.addresses,
         led_to: reach.led_to,
         forwarding: kernel.forwarding(&dump.seen).await?,
+        others: kernel.others().await?,
     };
     let mut state = agent.state();
     let wanted = desired(&state.view, &facts);

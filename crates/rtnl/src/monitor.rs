@@ -16,10 +16,12 @@ const NLMSG_HEADER: usize = 16;
 
 const NFNLGRP_NFTABLES: u32 = 7;
 const NFNL_SUBSYS_NFTABLES: u8 = 10;
+const NFT_MSG_NEWCHAIN: u8 = 3;
 const NFT_MSG_NEWGEN: u8 = 15;
 /// The header of a netfilter message: family, version, resource.
 const NFGENMSG: usize = 4;
 const NFTA_TABLE: u16 = 1;
+const NFTA_CHAIN_TYPE: u16 = 7;
 
 /// The multicast groups: links, neighbours, IPv4 and IPv6 addresses, routes and rules, and nexthops.
 const GROUPS: [u32; 9] = [1, 3, 5, 7, 8, 9, 11, 19, 32];
@@ -80,7 +82,7 @@ pub struct Monitor {
     heard: VecDeque<Event>,
 }
 
-/// Listens to the changes of one nftables table.
+/// Listens to the changes of one nftables table, and to new chains that translate addresses, in whichever table.
 pub struct FilterMonitor {
     socket: TokioSocket,
     table: String,
@@ -101,7 +103,8 @@ impl FilterMonitor {
         Ok(Self { socket, table: table.to_owned() })
     }
 
-    /// Waits until something of the table was made, changed or deleted, or changes were lost.
+    /// Waits until something of the table was made, changed or deleted, a chain of type `nat` was made, or changes were
+    /// lost.
     ///
     /// May be dropped: nothing is lost.
     ///
@@ -122,8 +125,9 @@ impl FilterMonitor {
     }
 
     fn concerns(&self, datagram: &[u8]) -> bool {
-        messages(datagram)
-            .any(|(kind, payload)| table_of(kind, payload).as_ref() == Some(&self.table))
+        messages(datagram).any(|(kind, payload)| {
+            table_of(kind, payload).as_ref() == Some(&self.table) || is_nat_chain(kind, payload)
+        })
     }
 }
 
@@ -136,6 +140,14 @@ fn table_of(kind: u16, payload: &[u8]) -> Option<String> {
     let attributes = Attributes(payload.get(NFGENMSG..)?);
     let mut split = attributes.filter_map(Result::ok);
     split.find(|(kind, _)| *kind == NFTA_TABLE).map(|(_, name)| text_of(name))
+}
+
+fn is_nat_chain(kind: u16, payload: &[u8]) -> bool {
+    let attributes = || Attributes(payload.get(NFGENMSG..).unwrap_or_default());
+    kind.to_le_bytes() == [NFT_MSG_NEWCHAIN, NFNL_SUBSYS_NFTABLES]
+        && attributes()
+            .filter_map(Result::ok)
+            .any(|(kind, value)| kind == NFTA_CHAIN_TYPE && text_of(value) == "nat")
 }
 
 impl Monitor {

@@ -462,6 +462,7 @@ async fn the_monitor_of_a_filter_table_hears_of_it_and_of_no_other() {
     run(&format!("ip netns exec {} nft add table inet limpet-other", host.0));
     assert!(!heard(short).await);
     for change in [
+        "add chain inet limpet-other n { type nat hook output priority 0; }",
         "add table inet limpet",
         "add set inet limpet s { type ifname; }",
         "add element inet limpet s { eth0 }",

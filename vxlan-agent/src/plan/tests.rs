@@ -9,7 +9,7 @@ use limpet_net_types::{Mac, Token, host_ifname};
 use proptest::prelude::*;
 
 use super::*;
-use crate::desired::{Forwarding6, HostFacts, Way, desired};
+use crate::desired::{Forwarding6, HostFacts, Others, Way, desired};
 use crate::fixture;
 use crate::layout::{FoundNexthop, GROUP_OF_THE_DEAD, Hop, Veth};
 use crate::model::{add_settings, carry_out};
@@ -70,6 +70,7 @@ pub(super) fn facts() -> HostFacts {
             ("eth0".to_owned(), "0.0.0.0/0".parse().unwrap()),
         ],
         forwarding: Forwarding6::PerDevice,
+        others: Others::default(),
     }
 }
 
