@@ -230,3 +230,20 @@ fn the_default_route_from_router_advertisements_survives_joining() {
     // And it forwards all the same: from another host to its container, and back.
     assert!(dc.a.host().pings(pod.v6(), 3) && dc.a.host().pings(pod.v4(), 3));
 }
+
+#[test]
+fn connections_are_tracked_only_where_somebody_translates_destinations() {
+    let dc = Datacentre::small();
+    let (web, db) = (dc.a.add("shop", "web-0"), dc.b.add("shop", "db-0"));
+    dc.settle_on(&db, &dc.b);
+    assert!(dc.a.host().pings(db.v4(), 2) && dc.a.host().pings(web.v4(), 2));
+    let count = "cat /proc/sys/net/netfilter/nf_conntrack_count";
+    assert_eq!(dc.a.host().sh(count), "0", "joining has the kernel track connections");
+    // As publishing a port does.
+    dc.a.host().run(
+        "nft 'add table ip ports; add chain ip ports c { type nat hook prerouting priority -100; }'",
+    );
+    wait_until(Duration::from_secs(5), "translated destinations are let in", || {
+        dc.a.host().sh("nft list table inet limpet").contains("ct status dnat accept")
+    });
+}
