@@ -51,6 +51,8 @@ pub(crate) struct Agent {
     state: Mutex<State>,
     /// Something is known that the kernel may have to follow.
     pub(crate) look: Notify,
+    /// The same, and it is not urgent.
+    pub(crate) look_soon: Notify,
     /// The session is to be opened anew.
     pub(crate) rejoin: Notify,
     /// There are asks, endings or the dead to see to.
@@ -122,6 +124,7 @@ impl Agent {
             config,
             state: Mutex::default(),
             look: Notify::new(),
+            look_soon: Notify::new(),
             rejoin: Notify::new(),
             tend: Notify::new(),
             passes: watch::Sender::new(Pass::default()),

@@ -72,6 +72,10 @@ async fn passes(agent: &Agent, dead: &Notify, stop: &CancellationToken) -> Resul
             _ = resync.tick() => Look::Again,
             () = agent.look.notified() => Look::Remembered,
             () = sleep_until(at), if due.is_some() => look,
+            () = agent.look_soon.notified() => {
+                due.get_or_insert_with(|| (Instant::now() + gather, Look::Remembered));
+                continue;
+            }
             event = monitor.next() => {
                 let event = event?;
                 if concerns(event, &ours) {

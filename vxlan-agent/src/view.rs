@@ -70,6 +70,17 @@ pub(crate) enum ViewError {
     Behind { line: Revision, known: Revision },
 }
 
+/// What a line of the watch brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum News {
+    /// Nothing that was not known.
+    None,
+    /// Of this host's own attachments: whoever made or unmade an interface has seen to the kernel.
+    OfOwn,
+    /// Of what every host must follow.
+    OfAll,
+}
+
 impl View {
     /// The store and revision to go on from; none before the first snapshot.
     pub(crate) fn position(&self) -> Option<(Token, Revision)> {
@@ -81,7 +92,7 @@ impl View {
     /// # Errors
     ///
     /// [`ViewError`], with nothing taken in.
-    pub(crate) fn apply(&mut self, line: WatchLine) -> Result<bool, ViewError> {
+    pub(crate) fn apply(&mut self, line: WatchLine) -> Result<News, ViewError> {
         let WatchLine { store, revision, event } = line;
         match event {
             WatchEvent::Snapshot(snapshot) => {
@@ -92,18 +103,19 @@ impl View {
                 let before = if same { std::mem::take(self) } else { Self::default() };
                 *self = Self { store: Some(store), revision, ..Self::default() };
                 self.restart(*snapshot, before);
-                Ok(true)
+                Ok(News::OfAll)
             }
             _ if self.store != Some(store) => {
                 Err(ViewError::OtherStore { line: store, known: self.store })
             }
             WatchEvent::Heartbeat {} => {
                 self.advance(revision);
-                Ok(false)
+                Ok(News::None)
             }
-            WatchEvent::Changes(_) if revision <= self.revision => Ok(false),
+            WatchEvent::Changes(_) if revision <= self.revision => Ok(News::None),
             WatchEvent::Changes(changes) => {
                 let Changes { shared, own } = changes;
+                let news = if shared.is_empty() { News::OfOwn } else { News::OfAll };
                 for change in shared {
                     self.change_shared(change, revision);
                 }
@@ -111,7 +123,7 @@ impl View {
                     self.change_own(change, revision);
                 }
                 self.advance(revision);
-                Ok(true)
+                Ok(news)
             }
         }
     }
@@ -390,12 +402,12 @@ mod tests {
         view.apply(line(5, snapshot(vec![]))).unwrap();
         assert!(matches!(view.apply(line(4, snapshot(vec![]))), Err(ViewError::Behind { .. })));
         let repeated = own(OwnChange::AttachmentSet(fixture::attachment(1, 7)));
-        assert_eq!(view.apply(line(5, repeated)), Ok(false));
+        assert_eq!(view.apply(line(5, repeated)), Ok(News::None));
         let other =
             WatchLine { store: Token::from_bits(2), revision: 9, event: WatchEvent::Heartbeat {} };
         assert!(matches!(view.apply(other), Err(ViewError::OtherStore { .. })));
         let restored =
             WatchLine { store: Token::from_bits(2), revision: 1, event: snapshot(vec![]) };
-        assert_eq!(view.apply(restored), Ok(true));
+        assert_eq!(view.apply(restored), Ok(News::OfAll));
     }
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::agent::{Agent, Patience, sentence};
-use crate::view::ViewError;
+use crate::view::{News, ViewError};
 
 /// How long a watch may say nothing: three of the controller's heartbeats.
 const SILENCE: Duration = Duration::from_secs(3 * HEARTBEAT_SECONDS);
@@ -194,11 +194,14 @@ async fn stream(agent: &Agent, anew: bool, complaint: &mut String) -> Result<(),
             info!("the watch is back");
             complaint.clear();
         }
-        let changed = agent.state().view.apply(line)?;
-        if changed {
-            agent.look.notify_one();
-            agent.tend.notify_one();
+        let news = agent.state().view.apply(line)?;
+        match news {
+            News::None => continue,
+            // An ADD is under way perhaps, and need not share the processor with a pass.
+            News::OfOwn => agent.look_soon.notify_one(),
+            News::OfAll => agent.look.notify_one(),
         }
+        agent.tend.notify_one();
     }
     Ok(())
 }
