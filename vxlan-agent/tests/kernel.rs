@@ -115,15 +115,32 @@ async fn an_agent_that_was_killed_finds_everything_right() {
             monitor.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).spawn().unwrap()
         })
         .collect();
-    std::thread::sleep(Duration::from_millis(300));
+    // A monitor that says nothing of the test's own changes would say nothing of the agent's either.
+    let heard = || std::fs::read_to_string(on.path("monitor")).unwrap();
+    let mark = |number: u8| {
+        drop(on.sh(&format!(
+            "ip neigh add 192.0.2.24{number} lladdr 02:00:00:00:00:01 dev eth0
+             ip neigh del 192.0.2.24{number} dev eth0
+             nft add table ip mark{number}; nft delete table ip mark{number}"
+        )));
+        let told = heard();
+        told.contains(&format!("192.0.2.24{number}"))
+            && told.contains(&format!("delete table ip mark{number}"))
+    };
+    wait_until("both monitors listen", || mark(0));
     std::fs::write(on.path("agent.log"), "").unwrap();
     let agent = joined(&on, &fake);
-    std::thread::sleep(Duration::from_millis(300));
+    // What comes first is told first: by the time this is heard, all that the agent did was.
+    wait_until("both monitors have told all", || mark(1));
     for monitor in &mut monitors {
         monitor.kill().unwrap();
         monitor.wait().unwrap();
     }
-    assert_eq!(std::fs::read_to_string(on.path("monitor")).unwrap(), "");
+    let told = heard();
+    let of_test = |line: &&str| {
+        line.starts_with('#') || line.contains("192.0.2.24") || line.contains("table ip mark")
+    };
+    assert_eq!(told.lines().filter(|line| !of_test(line)).collect::<Vec<_>>(), Vec::<&str>::new());
     assert!(!agent.log().contains("making the kernel right"));
     agent.stop();
     assert!(on.sh("ip route show table 7601").contains("10.32.0.64/26"), "a stop leaves it all");

@@ -133,7 +133,9 @@ async fn a_claim_whose_plugin_has_gone_is_ended_when_it_is_granted() {
     let adding = tokio::spawn(async move { plugin.call::<Attach>(&put(ETH0), LIMIT).await });
     wait_until("the claim is under way", || fake.book().claims.len() > 1);
     adding.abort();
-    std::thread::sleep(Duration::from_millis(200));
+    // The agent tries on for a while before it is let have it.
+    let tried = fake.book().claims.len();
+    wait_until("it has tried twice more", || fake.book().claims.len() > tried + 1);
     fake.book().instead.clear();
     wait_until("it is ended", || fake.book().ended.len() == 1);
     let uids: std::collections::BTreeSet<_> =
@@ -233,8 +235,13 @@ async fn collection_spares_what_is_there_what_is_others_and_what_is_being_made()
     let agent = joined(&on, &fake);
     let own = cluster.attachments.into_iter().map(OwnChange::AttachmentSet).collect();
     fake.tell(Changes { shared: vec![], own });
-    wait_until("the agent knows them", || agent.log().contains("pass done"));
-    std::thread::sleep(Duration::from_millis(100));
+    // They came in one line, so one that is known stands for all.
+    let known = async {
+        while agent.get::<Attach>("/v1/attachments/pods/c1/eth0").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, known).await.expect("the agent hears of its attachments");
     let of = |n: u8| ValidAttachment {
         container: format!("c{n}").parse().unwrap(),
         ifname: "eth0".parse().unwrap(),
