@@ -69,6 +69,7 @@ pub(crate) struct Book {
     jobs: mpsc::Sender<Job>,
     head: watch::Receiver<Revision>,
     ended: broadcast::Sender<Uid>,
+    periods: watch::Receiver<FleetTime>,
 }
 
 /// What the task does.
@@ -79,6 +80,7 @@ pub(crate) struct Keeper {
     jobs: mpsc::Receiver<Job>,
     head: watch::Sender<Revision>,
     ended: broadcast::Sender<Uid>,
+    periods: watch::Sender<FleetTime>,
     ticked: Instant,
 }
 
@@ -112,6 +114,7 @@ pub(crate) async fn open(store: Arc<dyn Store>) -> Result<(Book, Keeper), LoadEr
     let (jobs, queue) = mpsc::channel(QUEUE);
     let (head_sender, head) = watch::channel(state.revision());
     let (ended, _) = broadcast::channel(ENDED);
+    let (periods_sender, periods) = watch::channel(state.now());
     let keeper = Keeper {
         store,
         state,
@@ -119,9 +122,10 @@ pub(crate) async fn open(store: Arc<dyn Store>) -> Result<(Book, Keeper), LoadEr
         jobs: queue,
         head: head_sender,
         ended: ended.clone(),
+        periods: periods_sender,
         ticked: Instant::now(),
     };
-    Ok((Book { jobs, head, ended }, keeper))
+    Ok((Book { jobs, head, ended, periods }, keeper))
 }
 
 impl Book {
@@ -177,6 +181,12 @@ impl Book {
     /// The incarnations that end from now on.
     pub(crate) fn ended(&self) -> broadcast::Receiver<Uid> {
         self.ended.subscribe()
+    }
+
+    /// Fleet time, whenever this controller has advanced it: the reclaiming of the period that has
+    /// begun is its to do.
+    pub(crate) fn periods(&self) -> watch::Receiver<FleetTime> {
+        self.periods.clone()
     }
 }
 
@@ -389,8 +399,9 @@ impl Keeper {
         let decide = move |state: &State| advance(state, Span::from_seconds(elapsed));
         let request = Request::new(decide, reply);
         self.carry_out(vec![Box::new(request)], stop).await;
-        if matches!(told.await, Ok(Ok(_))) {
+        if let Ok(Ok((now, _))) = told.await {
             self.ticked += Duration::from_secs(elapsed);
+            self.periods.send_replace(now);
         }
     }
 }
@@ -398,7 +409,7 @@ impl Keeper {
 /// Takes all questions back: those who waited for an answer went with the process that they asked.
 fn without_asks(state: &State) -> Option<Txn> {
     let mut draft = Draft::default();
-    for (host, uid) in state.asks() {
+    for ((host, uid), _) in state.asks() {
         draft.delete(&Subject::Ask(host.clone(), *uid));
     }
     let txn = draft.into_txn();

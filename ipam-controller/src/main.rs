@@ -7,6 +7,8 @@
 //! | [`rules`] | pure | networks, pools, hosts and sessions against each other |
 //! | [`draft`] | pure | decisions as transactions |
 //! | [`watch`], [`leases`] | pure | what hosts are told, and which were heard of |
+//! | [`reclaim`] | pure | what is to be cleared away |
+//! | [`reclaimer`] | edge | clears it away |
 //! | [`book`] | edge | the one task that decides |
 //! | [`store`] | edge | where it is kept |
 //! | [`http`] | edge | the API |
@@ -20,6 +22,8 @@ mod http;
 mod keys;
 mod leases;
 mod random;
+mod reclaim;
+mod reclaimer;
 mod records;
 mod rules;
 mod runs;
@@ -98,6 +102,7 @@ async fn run(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<()> {
     let (stop_serving, stop_deciding) = (CancellationToken::new(), CancellationToken::new());
     let mut keeping = tokio::spawn(keeper.run(stop_deciding.clone()));
     let tasks = TaskTracker::new();
+    tasks.spawn(reclaimer::run(book.clone(), stop_serving.clone()));
     let router = http::router(app(book, store, &stop_serving, &tasks));
     let mut serving = tokio::spawn(http::serve(listener, router, stop_serving.clone()));
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use limpet_api::book::AttachmentKey;
+use limpet_api::book::{AttachmentKey, EndReason};
 use limpet_api::client::{Call, ClientError, Method};
 use limpet_api::host::{Ask, EndRequest, Ended, PresentRequest};
 use limpet_api::{ErrorCode, paths};
@@ -226,7 +226,11 @@ pub(crate) async fn end(agent: &Agent, key: &Key, uid: Uid) -> Result<(), Client
     let host = agent.identity.host.clone();
     let Key { network, container, ifname } = key.clone();
     let path = paths::claim(&AttachmentKey { host, network, container, ifname });
-    let call = Call::new(Method::DELETE, path).with_query(&EndRequest { session, uid })?;
+    let call = Call::new(Method::DELETE, path).with_query(&EndRequest {
+        session,
+        uid,
+        reason: EndReason::Detached,
+    })?;
     let answer = agent.ask::<Ended>(&call, Patience::Short).await;
     let revision = match settled(agent, session, answer) {
         Ok(ended) => Some(ended.revision),
@@ -289,7 +293,8 @@ mod tests {
         let attachments = (1..=3).map(|n| fixture::attachment(n, n.into())).collect();
         let fourth = fixture::attachment(4, 4);
         let attachment = limpet_api::book::AttachmentRef { key: fourth.key, uid: fourth.uid };
-        let asks = vec![Ask { attachment, present: false }];
+        let asks =
+            vec![Ask { attachment, present: false, force: false, asked: limpet_api::FleetTime(0) }];
         agent.state().view = fixture::view(limpet_api::host::Snapshot {
             attachments,
             asks,

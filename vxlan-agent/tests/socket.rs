@@ -110,7 +110,12 @@ async fn what_is_being_made_is_there_while_its_connection_is_open_and_no_longer(
     let attachment =
         AttachmentRef { key: attach.attachment.key.clone(), uid: attach.attachment.uid };
     let ask = || {
-        let ask = Ask { attachment: attachment.clone(), present: false };
+        let ask = Ask {
+            attachment: attachment.clone(),
+            present: false,
+            force: false,
+            asked: limpet_api::FleetTime(0),
+        };
         fake.tell(Changes { shared: vec![], own: vec![OwnChange::AskSet(ask)] });
     };
     ask();

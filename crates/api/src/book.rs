@@ -1,5 +1,6 @@
 //! Pure: reservations and attachments: which name keeps which addresses, and which container holds them now.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use limpet_net_types::{
@@ -133,6 +134,73 @@ pub struct Attachment {
     pub netns: String,
     /// When it was made.
     pub created: FleetTime,
+}
+
+/// Why an attachment ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndReason {
+    /// Its runtime said so: DEL.
+    #[default]
+    Detached,
+    /// Its host found it gone: by garbage collection, by its own comparison, or when it was asked.
+    Gone,
+    /// An earlier boot or installation of its host had made it.
+    Superseded,
+    /// An operator ended it although its container was there, or its host was silent.
+    Forced,
+    /// Its host was silent, and another one took its addresses over.
+    TakenOver,
+    /// An operator removed its host.
+    HostRemoved,
+    /// Its host was silent for longer than the controllers are told to wait.
+    HostSilent,
+}
+
+impl EndReason {
+    /// The name on the wire and in the CLI.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Detached => "detached",
+            Self::Gone => "gone",
+            Self::Superseded => "superseded",
+            Self::Forced => "forced",
+            Self::TakenOver => "taken-over",
+            Self::HostRemoved => "host-removed",
+            Self::HostSilent => "host-silent",
+        }
+    }
+
+    /// Whether a host's agent may give it as its reason; the others are the controller's.
+    #[must_use]
+    pub fn is_of_agents(self) -> bool {
+        matches!(self, Self::Detached | Self::Gone | Self::Superseded | Self::Forced)
+    }
+
+    /// Whether a runtime has sent DEL, which needs no mention.
+    #[must_use]
+    pub fn is_detached(&self) -> bool {
+        *self == Self::Detached
+    }
+}
+
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Who ended an attachment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndedBy {
+    /// This host's agent; not its own host's if the addresses were taken over.
+    Host(HostName),
+    /// An operator.
+    Operator,
+    /// A controller, by itself.
+    Controller,
 }
 
 /// The outcome of a release.

@@ -9,9 +9,9 @@ use limpet_net_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::Revision;
-use crate::book::{Attachment, AttachmentRef};
+use crate::book::{Attachment, AttachmentRef, EndReason};
 use crate::config::{Host, Network, Pool, Role};
+use crate::{FleetTime, Revision};
 
 /// How often an agent says that it is alive, in seconds.
 pub const HEARTBEAT_SECONDS: u64 = 5;
@@ -131,6 +131,9 @@ pub struct EndRequest {
     pub session: Token,
     /// The incarnation to end; another one is left alone, and that is a success.
     pub uid: Uid,
+    /// Why: `detached`, `gone`, `superseded` or `forced`.
+    #[serde(default, skip_serializing_if = "EndReason::is_detached")]
+    pub reason: EndReason,
 }
 
 /// The attachment is ended, or was before.
@@ -149,6 +152,9 @@ pub struct PresentRequest {
     pub session: Token,
 }
 
+/// How long a question counts, in seconds of fleet time: longer than whoever asks waits for the answer.
+pub const ASK_KEPT_SECONDS: u64 = 60;
+
 /// A question to a host: is the container of this attachment there? If not, end it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ask {
@@ -157,6 +163,12 @@ pub struct Ask {
     /// Whether the host has said that it is there.
     #[serde(default)]
     pub present: bool,
+    /// An operator wants it ended also if it is there: take its interface out of use, then end it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+    /// When it was asked last.
+    #[serde(default)]
+    pub asked: FleetTime,
 }
 
 /// A part of a pool that belongs to one host: one route of every other host.

@@ -1,14 +1,14 @@
 //! Pure: how attachments end: by their own host, fenced by the incarnation; and how a host is
 //! asked whether one has ended that it has not told of.
 
-use limpet_api::ApiError;
-use limpet_api::book::{Attachment, AttachmentKey, AttachmentRef, Reservation};
-use limpet_api::host::{Ask, EndRequest};
+use limpet_api::book::{Attachment, AttachmentKey, AttachmentRef, EndReason, EndedBy, Reservation};
+use limpet_api::host::{ASK_KEPT_SECONDS, Ask, EndRequest};
+use limpet_api::{ApiError, ErrorCode, Span};
 use limpet_net_types::{HostName, Uid};
 
 use super::claim::session;
 use super::{Outcome, Patience};
-use crate::draft::{Decision, Draft};
+use crate::draft::{Decision, Draft, refuse};
 use crate::keys::Subject;
 use crate::records::Slot;
 use crate::state::{State, reservation_key};
@@ -18,10 +18,16 @@ use crate::state::{State, reservation_key};
 pub(crate) fn end(state: &State, key: &AttachmentKey, request: &EndRequest) -> Decision<()> {
     Decision::make(|draft| {
         session(state, draft, &key.host, request.session)?;
+        if !request.reason.is_of_agents() {
+            let text = format!("{} is no reason that a host can give for an end", request.reason);
+            return refuse(ErrorCode::Invalid, text);
+        }
         let attachment = state.attachment(key);
         draft.rely(&Subject::Attachment(key.clone()), attachment);
         if let Some(attachment) = attachment.filter(|entry| entry.record.uid == request.uid) {
-            end_attachment(state, draft, &attachment.record);
+            let by = EndedBy::Host(key.host.clone());
+            let ending = Ending { reason: request.reason, by };
+            end_attachment(state, draft, &attachment.record, &ending);
         }
         Ok(())
     })
@@ -44,9 +50,33 @@ pub(super) fn ask<T>(
     }
     if asked.is_none() {
         draft.rely_on(&subject, None);
-        draft.put(&subject, &Ask { attachment: about.clone(), present: false });
+        draft.put(&subject, &asking(state, about.clone()));
     }
     Ok(Outcome::Asked(about))
+}
+
+fn asking(state: &State, attachment: AttachmentRef) -> Ask {
+    Ask { attachment, present: false, force: false, asked: state.now() }
+}
+
+/// Deletes a question that is about nothing any more, or that nobody can be waiting for.
+pub(crate) fn expire(state: &State, host: &HostName, uid: Uid) -> Decision<()> {
+    Decision::make(|draft| {
+        let subject = Subject::Ask(host.clone(), uid);
+        let asked = state.ask(host, uid);
+        draft.rely(&subject, asked);
+        if asked.is_some_and(|asked| is_over(state, &asked.record)) {
+            draft.delete(&subject);
+        }
+        Ok(())
+    })
+}
+
+/// Whether a question is about an incarnation that has ended, or was asked too long ago.
+pub(crate) fn is_over(state: &State, ask: &Ask) -> bool {
+    let AttachmentRef { key, uid } = &ask.attachment;
+    let lasts = state.attachment(key).is_some_and(|entry| entry.record.uid == *uid);
+    !lasts || ask.asked.plus(Span::from_seconds(ASK_KEPT_SECONDS)) <= state.now()
 }
 
 /// Takes a question back that nobody waits for any more. Asked anew it is looked into anew.
@@ -62,8 +92,23 @@ pub(crate) fn withdraw(state: &State, host: &HostName, uid: Uid) -> Decision<()>
     })
 }
 
+/// Why an attachment ends, and by whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ending {
+    /// Why.
+    pub(crate) reason: EndReason,
+    /// By whom.
+    pub(crate) by: EndedBy,
+}
+
+#[expect(unused_variables, reason = "the history of addresses will say why and by whom")]
 /// Writes the end of an attachment: its addresses go back to the reservation, or cool.
-pub(super) fn end_attachment(state: &State, draft: &mut Draft, attachment: &Attachment) {
+pub(crate) fn end_attachment(
+    state: &State,
+    draft: &mut Draft,
+    attachment: &Attachment,
+    ending: &Ending,
+) {
     let Attachment { key, uid, namespace, name, .. } = attachment;
     let subject = Subject::Attachment(key.clone());
     draft.rely(&subject, state.attachment(key));

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use limpet_api::book::{AttachmentKey, ReservationSpec};
+use limpet_api::book::{AttachmentKey, EndReason, ReservationSpec};
 use limpet_api::host::{ClaimRequest, EndRequest, Wanted};
 use limpet_api::{ApiError, ErrorCode};
 use limpet_net_types::{Family, Token, WorkloadName};
@@ -203,7 +203,7 @@ fn try_end(sample: &mut Sample, model: &mut Model, which: usize) {
         return;
     };
     let before = sample.state().clone();
-    let request = EndRequest { session: Token::from_bits(7), uid };
+    let request = EndRequest { session: Token::from_bits(7), uid, reason: EndReason::Detached };
     sample.decided(|state| end(state, &key, &request)).unwrap();
     if model.held.remove(&uid).is_none() {
         assert_eq!(*sample.state(), before, "a late end touches nothing newer");

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use limpet_api::book::{Attachment, AttachmentKey, ReservationSpec};
+use limpet_api::book::{Attachment, AttachmentKey, EndReason, ReservationSpec};
 use limpet_api::config::{Role, Sticky};
 use limpet_api::host::{ClaimRequest, EndRequest, Wanted};
 use limpet_api::{ApiError, ErrorCode, FleetTime};
@@ -79,7 +79,8 @@ fn refused(sample: &mut Sample, key: &AttachmentKey, wanted: Wanted) -> ApiError
 }
 
 fn ended(sample: &mut Sample, key: &AttachmentKey, bits: u128) {
-    let request = EndRequest { session: Token::from_bits(7), uid: uid(bits) };
+    let request =
+        EndRequest { session: Token::from_bits(7), uid: uid(bits), reason: EndReason::Detached };
     sample.decided(|state| end(state, key, &request)).unwrap();
 }
 
@@ -417,7 +418,7 @@ fn without_a_session_a_role_or_a_network_nothing_is_claimed() {
     assert_eq!(refused(&mut sample, &elsewhere, nameless()).code, ErrorCode::NetworkNotFound);
     sample.change_host("a", |host| host.roles = [Role::Member].into());
     assert_eq!(refused(&mut sample, &key("a", "c"), nameless()).code, ErrorCode::RoleMissing);
-    let request = EndRequest { session: uid(8), uid: uid(1) };
+    let request = EndRequest { session: uid(8), uid: uid(1), reason: EndReason::Detached };
     let stale = sample.decided(|state| end(state, &key("a", "c"), &request));
     assert_eq!(stale.unwrap_err().code, ErrorCode::SessionLost);
 }
@@ -514,7 +515,8 @@ fn a_claim_and_an_end_compare_all_that_they_rely_on() {
     let plain = relied_on(&sample, &request(uid(2), named("web")), &key("a", "c2"));
     assert!(plain.contains(&"reservations/blue/_/web".to_owned()), "not sticky: {plain:?}");
 
-    let request = EndRequest { session: Token::from_bits(7), uid: uid(1) };
+    let request =
+        EndRequest { session: Token::from_bits(7), uid: uid(1), reason: EndReason::Detached };
     let ended = end(sample.state(), &key("a", "c1"), &request).draft.into_txn();
     assert_eq!(
         ended.compares.into_keys().collect::<Vec<_>>(),

@@ -446,8 +446,8 @@ impl State {
     }
 
     /// The questions to all hosts.
-    pub(crate) fn asks(&self) -> impl Iterator<Item = &(HostName, Uid)> {
-        self.asks.keys()
+    pub(crate) fn asks(&self) -> impl Iterator<Item = (&(HostName, Uid), &Entry<Ask>)> {
+        self.asks.iter()
     }
 
     /// The questions to a host.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use limpet_api::book::AttachmentKey;
+use limpet_api::book::{AttachmentKey, EndReason};
 use limpet_api::host::{
     Ask, Block, ClaimRequest, EndRequest, OwnChange, SharedChange, Snapshot, Stray, Wanted,
     WatchEvent, WatchLine,
@@ -188,7 +188,7 @@ impl World {
             }
             Step::End { which } => {
                 let Some((key, uid)) = self.used.get(*which).cloned() else { return };
-                let request = EndRequest { session, uid };
+                let request = EndRequest { session, uid, reason: EndReason::Detached };
                 self.decided(|state| end(state, &key, &request)).unwrap();
             }
             Step::Withdraw { which } => {

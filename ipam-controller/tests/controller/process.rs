@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use limpet_api::book::AttachmentKey;
+use limpet_api::book::{AttachmentKey, EndReason};
 use limpet_api::client::{Call, Client, ClientError, Endpoint, Lines, Method};
 use limpet_api::host::{
     ClaimRequest, Claimed, EndRequest, Ended, Session, SessionRequest, Wanted, WatchLine,
@@ -198,7 +198,7 @@ impl Controller {
 
     pub(crate) async fn end(&self, session: &Session, uid: u128) -> Result<Ended, ApiError> {
         let uid = Token::from_bits(uid);
-        let query = EndRequest { session: session.session, uid };
+        let query = EndRequest { session: session.session, uid, reason: EndReason::Detached };
         let call = Call::new(Method::DELETE, paths::claim(&key(session, uid)));
         refusal(self.client.call(&call.with_query(&query).unwrap()).await)
     }
