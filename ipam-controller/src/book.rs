@@ -25,8 +25,8 @@ use tracing::{debug, error, info, warn};
 use self::request::{Pending, Request};
 use crate::draft::{Decision, Draft};
 use crate::keys::Subject;
-use crate::state::{BadRecord, State};
-use crate::store::{CommitError, Outcome, ReadError, Revision, Store, Txn};
+use crate::state::{BadRecord, Effects, State};
+use crate::store::{CommitError, Footprint, Outcome, ReadError, Revision, Snapshot, Store, Txn};
 use crate::watch::Told;
 use crate::watch::feed::{Beginning, Feed, Watcher};
 
@@ -106,10 +106,10 @@ impl std::fmt::Debug for Job {
 ///
 /// [`LoadError`]: the controller cannot start on this store.
 pub(crate) async fn open(store: Arc<dyn Store>) -> Result<(Book, Keeper), LoadError> {
-    let mut state = State::load(&store.read("").await?)?;
+    let mut state = State::load(&Snapshot::of(&*store, "").await?)?;
     if let Some(settling) = without_asks(&state) {
         store.commit(vec![settling]).await?;
-        state = State::load(&store.read("").await?)?;
+        state = State::load(&Snapshot::of(&*store, "").await?)?;
     }
     let (jobs, queue) = mpsc::channel(QUEUE);
     let (head_sender, head) = watch::channel(state.revision());
@@ -209,10 +209,10 @@ impl Reloaded {
     }
 }
 
-/// A member of a batch that is decided and not yet committed.
-struct Member {
-    pending: Box<dyn Pending>,
-    revision: Revision,
+/// A batch that is decided and not yet committed.
+struct Round {
+    members: Vec<Box<dyn Pending>>,
+    txns: Vec<Txn>,
     told: Option<Told>,
 }
 
@@ -254,110 +254,120 @@ impl Keeper {
         self.carry_out(batch, stop).await;
     }
 
-    async fn carry_out(&mut self, mut batch: Vec<Box<dyn Pending>>, stop: &CancellationToken) {
-        for attempt in 0..ATTEMPTS {
-            batch.retain(|pending| !pending.is_abandoned());
-            if batch.is_empty() {
+    async fn carry_out(&mut self, mut waiting: Vec<Box<dyn Pending>>, stop: &CancellationToken) {
+        let mut failures = 0;
+        while failures < ATTEMPTS {
+            waiting.retain(|pending| !pending.is_abandoned());
+            if waiting.is_empty() {
                 return;
             }
-            if attempt > 0 {
-                time::sleep(PAUSE).await;
-            }
-            let Ok((members, txns)) = self.decide(&mut batch) else {
+            let Ok(round) = self.decide(&mut waiting) else {
+                failures += 1;
                 if self.reload(stop).await.is_stopped() {
                     break;
                 }
                 continue;
             };
+            let Round { mut members, txns, told } = round;
             match self.store.commit(txns).await {
-                Ok(outcomes) => match self.settle(members, outcomes) {
-                    Ok(()) => return,
+                Ok(outcomes) => match self.settle(members, outcomes, told) {
+                    Ok(()) => continue,
                     Err(again) => {
                         let left = again.len();
                         warn!(left, "the store has what this controller did not write");
-                        batch = again;
+                        waiting.extend(again);
                     }
                 },
                 Err(error) => {
                     let unknown = matches!(error, CommitError::Unknown(_));
                     let cause: &(dyn Error + 'static) = &error;
                     error!(error = cause, "commit failed");
-                    batch = members.into_iter().map(|member| member.pending).collect();
                     if unknown {
-                        for pending in &mut batch {
+                        for pending in &mut members {
                             pending.doubt();
                         }
                     }
+                    waiting.extend(members);
                 }
             }
+            failures += 1;
             if self.reload(stop).await.is_stopped() {
                 break;
             }
+            time::sleep(PAUSE).await;
         }
-        batch.into_iter().for_each(Pending::give_up);
+        waiting.into_iter().for_each(Pending::give_up);
     }
 
-    /// Decides each on top of those before it. On an error the state is not to be used any more,
-    /// and the batch is whole.
-    fn decide(
-        &mut self,
-        batch: &mut Vec<Box<dyn Pending>>,
-    ) -> Result<(Vec<Member>, Vec<Txn>), BadRecord> {
-        let mut decided = Vec::with_capacity(batch.len());
-        let mut txns: Vec<Txn> = Vec::with_capacity(batch.len());
-        for pending in batch.iter_mut() {
+    /// Decides each on top of those before it; those that meet one of them are left for the next
+    /// batch. On an error the state is not to be used any more, and nobody is left out of `waiting`.
+    fn decide(&mut self, waiting: &mut Vec<Box<dyn Pending>>) -> Result<Round, BadRecord> {
+        let revision = self.state.revision().next();
+        let mut footprint = Footprint::default();
+        let mut effects: Option<Effects> = None;
+        let mut decided = Vec::with_capacity(waiting.len());
+        for pending in waiting.iter_mut() {
             let txn = pending.decide(&self.state);
-            let mut told = None;
-            if !txn.writes.is_empty() {
-                let effects = self.state.apply(self.state.revision().next(), &txn.writes)?;
-                told = Some(Told::of(&self.state, effects));
+            if footprint.add(&txn).is_err() {
+                decided.push(None);
+                continue;
             }
-            decided.push((self.state.revision(), told));
-            txns.push(txn);
+            if !txn.writes.is_empty() {
+                let new = self.state.apply(revision, &txn.writes)?;
+                match &mut effects {
+                    Some(effects) => effects.merge(new),
+                    None => effects = Some(new),
+                }
+            }
+            decided.push(Some(txn));
         }
-        let members = batch
-            .drain(..)
-            .zip(decided)
-            .map(|(pending, (revision, told))| Member { pending, revision, told })
-            .collect();
-        Ok((members, txns))
+        let told = effects.map(|effects| Told::of(&self.state, effects));
+        let mut round = Round { members: Vec::new(), txns: Vec::new(), told };
+        for (pending, decided) in std::mem::take(waiting).into_iter().zip(decided) {
+            match decided {
+                Some(txn) => {
+                    round.txns.push(txn);
+                    round.members.push(pending);
+                }
+                None => waiting.push(pending),
+            }
+        }
+        Ok(round)
     }
 
     /// Tells everybody; or returns those that must be decided again, if the state turns out not to
     /// be what the store has.
     fn settle(
         &mut self,
-        members: Vec<Member>,
+        members: Vec<Box<dyn Pending>>,
         outcomes: Vec<Outcome>,
+        told: Option<Told>,
     ) -> Result<(), Vec<Box<dyn Pending>>> {
-        let expected = |(member, outcome): (&Member, &Outcome)| {
-            *outcome == Outcome::Committed(member.revision)
-        };
-        if !members.iter().zip(&outcomes).all(expected) {
+        let revision = self.state.revision();
+        if !outcomes.iter().all(|outcome| *outcome == Outcome::Committed(revision)) {
             let mut again = Vec::new();
             for (member, outcome) in members.into_iter().zip(outcomes) {
                 match outcome {
-                    Outcome::Committed(revision) => member.pending.settle(revision),
+                    Outcome::Committed(revision) => member.settle(revision),
                     Outcome::Conflict(key) => {
                         debug!(key, "decided on what has changed since");
-                        again.push(member.pending);
+                        again.push(member);
                     }
                 }
             }
             return Err(again);
         }
-        let store = self.state.store();
-        for member in members {
-            if let Some(told) = member.told {
-                for uid in told.ended() {
-                    // Nobody may be waiting for it.
-                    let _ = self.ended.send(uid);
-                }
-                self.feed.tell(store, told);
+        if let Some(told) = told {
+            for uid in told.ended() {
+                // Nobody may be waiting for it.
+                let _ = self.ended.send(uid);
             }
-            member.pending.settle(member.revision);
+            self.feed.tell(self.state.store(), told);
         }
-        self.head.send_replace(self.state.revision());
+        for member in members {
+            member.settle(revision);
+        }
+        self.head.send_replace(revision);
         Ok(())
     }
 
@@ -365,7 +375,7 @@ impl Keeper {
     async fn reload(&mut self, stop: &CancellationToken) -> Reloaded {
         self.feed.reset();
         loop {
-            let loaded = match self.store.read("").await {
+            let loaded = match Snapshot::of(&*self.store, "").await {
                 Ok(snapshot) => State::load(&snapshot).map_err(LoadError::from),
                 Err(error) => Err(error.into()),
             };

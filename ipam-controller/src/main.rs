@@ -28,6 +28,7 @@ mod records;
 mod rules;
 mod runs;
 mod state;
+#[allow(dead_code, reason = "used by what is being built")]
 mod store;
 mod watch;
 

@@ -18,7 +18,7 @@ use crate::rules::{hosts, networks, pools};
 use crate::state::sample::name;
 use crate::store::faulty::{Fault, Faulty};
 use crate::store::memory::Memory;
-use crate::store::{Seen, Write};
+use crate::store::{Seen, Snapshot, Write};
 use crate::watch::feed::Knows;
 
 /// A book over a store that can fail, and the store beneath.
@@ -73,7 +73,7 @@ impl Fixture {
 
     /// The keys of the store that begin so.
     async fn keys(&self, prefix: &str) -> Vec<String> {
-        self.store.read(prefix).await.unwrap().entries.into_keys().collect()
+        Snapshot::of(&self.store, prefix).await.unwrap().entries.into_keys().collect()
     }
 }
 
@@ -152,7 +152,7 @@ async fn a_decision_on_what_somebody_else_changed_is_made_again() {
     let reservation = r#"{"network":"blue","namespace":"_","name":"db","addresses":[],
         "mac":"02:00:00:00:00:01","retention":"forever","origin":"operator"}"#;
     let writes = [("reservations/blue/_/db".to_owned(), Write::Put(reservation.to_owned().into()))];
-    let behind = Txn { compares: [].into(), writes: writes.into() };
+    let behind = Txn { writes: writes.into(), ..Txn::default() };
     fixture.store.commit(vec![behind]).await.unwrap();
 
     let key: ReservationKey =
@@ -252,7 +252,7 @@ async fn a_store_with_unknown_records_is_not_opened() {
         let store = Memory::new(10);
         let writes = [(key.to_owned(), Write::Put(value.into()))].into();
         let compares = [(key.to_owned(), Seen::Absent)].into();
-        store.commit(vec![Txn { compares, writes }]).await.unwrap();
+        store.commit(vec![Txn { compares, writes, ..Txn::default() }]).await.unwrap();
         let error = open(Arc::new(store)).await.err().unwrap();
         assert!(error.to_string().contains(key), "{error}");
     }

@@ -107,6 +107,15 @@ pub(crate) struct Effects {
     pub(crate) ended: Vec<(AttachmentKey, Uid)>,
 }
 
+impl Effects {
+    /// Adds what another transaction of the same revision did after this one.
+    pub(crate) fn merge(&mut self, later: Self) {
+        self.touched.extend(later.touched);
+        self.strays.extend(later.strays);
+        self.ended.extend(later.ended);
+    }
+}
+
 /// Everything, at one revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct State {
@@ -200,7 +209,9 @@ impl State {
         for (key, write) in changes {
             let subject = Subject::parse(key)?;
             match write {
-                Write::Put(value) => self.put(&subject, value, revision, &mut effects)?,
+                Write::Put(value) | Write::Ephemeral(value) => {
+                    self.put(&subject, value, revision, &mut effects)?;
+                }
                 Write::Delete => self.delete(&subject, &mut effects),
             }
             effects.touched.push(subject);

@@ -64,13 +64,18 @@ impl Sample {
             let found = self.entries.get(key).map_or(Seen::Absent, |e| Seen::At(e.revision));
             assert_eq!(found, *seen, "{key} was relied on as it is not");
         }
+        for quiet in &txn.quiet {
+            let mut range = self.entries.range(quiet.from.clone()..quiet.to.clone());
+            let put = range.find(|(_, entry)| entry.revision > quiet.since);
+            assert_eq!(put, None, "something was put where nothing was to be");
+        }
         if txn.writes.is_empty() {
             return Effects::default();
         }
         let revision = self.state.revision().next();
         for (key, write) in &txn.writes {
             match write {
-                Write::Put(value) => {
+                Write::Put(value) | Write::Ephemeral(value) => {
                     let entry = Versioned { value: value.clone(), revision };
                     self.entries.insert(key.clone(), entry);
                 }

@@ -12,7 +12,10 @@ use tokio::time::timeout;
 
 use super::faulty::{Fault, Faulty};
 use super::memory::Memory;
-use super::{CommitError, Event, Outcome, Revision, Seen, Snapshot, Store, Txn, WatchError, Write};
+use super::{
+    CommitError, Event, Footprint, Outcome, Quiet, Revision, Seen, Snapshot, Store, Txn,
+    WatchError, Write,
+};
 
 /// How many revisions the change log of a store under test keeps.
 const LOG: u64 = 20;
@@ -35,6 +38,7 @@ fn txn<const C: usize, const W: usize>(
     Txn {
         compares: compares.into_iter().map(|(key, seen)| (key.to_owned(), seen)).collect(),
         writes: writes.into(),
+        ..Txn::default()
     }
 }
 
@@ -54,7 +58,7 @@ async fn committed(store: &dyn Store, txn: Txn) -> Revision {
 }
 
 async fn contents(store: &dyn Store, prefix: &str) -> BTreeMap<String, String> {
-    let snapshot = store.read(prefix).await.unwrap();
+    let snapshot = Snapshot::of(store, prefix).await.unwrap();
     let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
     snapshot.entries.into_iter().map(|(key, entry)| (key, text(entry.value))).collect()
 }
@@ -64,7 +68,7 @@ fn map<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
 }
 
 async fn a_new_store_has_an_identity_and_nothing_else((store, _dir): Fixture) {
-    let snapshot = store.read("").await.unwrap();
+    let snapshot = Snapshot::of(&*store, "").await.unwrap();
     assert_eq!(snapshot.entries.keys().collect::<Vec<_>>(), [crate::keys::STORE_ID]);
     assert_eq!(snapshot.revision, Revision(1));
 }
@@ -79,7 +83,7 @@ async fn a_read_gives_what_was_put_under_the_prefix_and_no_more((store, _dir): F
 async fn a_value_carries_the_revision_that_put_it((store, _dir): Fixture) {
     let first = committed(&*store, writes([put("k/a", "1"), put("k/b", "1")])).await;
     let second = committed(&*store, writes([put("k/b", "2")])).await;
-    let snapshot = store.read("k/").await.unwrap();
+    let snapshot = Snapshot::of(&*store, "k/").await.unwrap();
     assert_eq!(snapshot.entries["k/a"].revision, first);
     assert_eq!(snapshot.entries["k/b"].revision, second);
     assert_eq!(snapshot.revision, second);
@@ -102,23 +106,57 @@ async fn a_stale_compare_conflicts_and_changes_nothing((store, _dir): Fixture) {
     committed(&*store, txn([("a", Seen::Absent)], [put("a", "again")])).await;
 }
 
-async fn a_later_member_sees_what_the_earlier_ones_wrote((store, _dir): Fixture) {
-    let before = store.read("").await.unwrap().revision;
+async fn members_of_a_batch_stand_beside_each_other((store, _dir): Fixture) {
+    let at = committed(&*store, writes([put("a", "1"), put("b", "1")])).await;
     let batch = vec![
-        txn([("a", Seen::Absent)], [put("a", "1")]),
-        txn([("a", Seen::Absent)], [put("a", "2")]),
-        txn([("a", Seen::At(before.next()))], [put("a", "3")]),
+        txn([("a", Seen::At(at))], [put("a", "2")]),
+        txn([("b", Seen::Absent)], [put("c", "never")]),
+        txn([("d", Seen::Absent)], [put("d", "2")]),
     ];
     let outcomes = store.commit(batch).await.unwrap();
-    assert_eq!(
-        outcomes,
-        [
-            Outcome::Committed(before.next()),
-            Outcome::Conflict("a".to_owned()),
-            Outcome::Committed(before.next().next()),
-        ]
-    );
-    assert_eq!(contents(&*store, "a").await, map([("a", "3")]));
+    let [Outcome::Committed(first), Outcome::Conflict(key), Outcome::Committed(second)] =
+        &outcomes[..]
+    else {
+        panic!("{outcomes:?}");
+    };
+    assert_eq!(key, "b");
+    assert!(at < *first && first <= second, "revisions do not fall");
+    assert_eq!(contents(&*store, "a").await, map([("a", "2")]));
+    assert_eq!(contents(&*store, "c").await, map([]));
+    assert_eq!(contents(&*store, "d").await, map([("d", "2")]));
+}
+
+async fn a_batch_whose_members_meet_is_refused_whole((store, _dir): Fixture) {
+    let at = committed(&*store, writes([put("a/1", "1")])).await;
+    let ranged = Txn { quiet: vec![Quiet::under("a/", at)], ..writes([put("b", "2")]) };
+    let meetings = [
+        [writes([put("x", "1")]), writes([delete("x")])],
+        [writes([put("x", "1")]), txn([("x", Seen::Absent)], [])],
+        [txn([("x", Seen::Absent)], []), writes([put("x", "1")])],
+        [ranged.clone(), writes([put("a/2", "1")])],
+        [writes([put("a/2", "1")]), ranged],
+    ];
+    for batch in meetings {
+        let refused = store.commit(batch.to_vec()).await;
+        assert!(matches!(refused, Err(CommitError::NotDone(_))), "{batch:?}");
+    }
+    assert_eq!(contents(&*store, "x").await, map([]));
+    assert_eq!(contents(&*store, "a/").await, map([("a/1", "1")]));
+    let shared = || txn([("a/1", Seen::At(at))], []);
+    assert_eq!(store.commit(vec![shared(), shared()]).await.unwrap().len(), 2, "to rely is free");
+}
+
+async fn a_range_is_quiet_until_something_in_it_is_put((store, _dir): Fixture) {
+    let at = committed(&*store, writes([put("a/1", "1"), put("b", "1")])).await;
+    let ranged = |since| Txn { quiet: vec![Quiet::under("a/", since)], ..writes([put("c", "1")]) };
+    committed(&*store, ranged(at)).await;
+    committed(&*store, writes([put("a", "outside"), put("b", "outside")])).await;
+    committed(&*store, ranged(at)).await;
+    let later = committed(&*store, writes([put("a/2", "inside")])).await;
+    assert_eq!(commit(&*store, ranged(at)).await, Outcome::Conflict("a/2".to_owned()));
+    committed(&*store, ranged(later)).await;
+    committed(&*store, writes([delete("a/1"), delete("a/2")])).await;
+    committed(&*store, ranged(at)).await;
 }
 
 async fn what_changes_nothing_takes_no_revision((store, _dir): Fixture) {
@@ -127,14 +165,14 @@ async fn what_changes_nothing_takes_no_revision((store, _dir): Fixture) {
     assert_eq!(commit(&*store, checked).await, Outcome::Committed(at));
     assert_eq!(commit(&*store, writes([delete("nothing")])).await, Outcome::Committed(at));
     assert_eq!(store.commit(vec![]).await.unwrap(), []);
-    assert_eq!(store.read("").await.unwrap().revision, at);
+    assert_eq!(Snapshot::of(&*store, "").await.unwrap().revision, at);
 }
 
 async fn a_watch_tells_every_revision_whole_and_in_order((store, _dir): Fixture) {
-    let start = store.read("").await.unwrap().revision;
+    let start = Snapshot::of(&*store, "").await.unwrap().revision;
+    store.commit(vec![writes([put("a", "1"), put("b", "1")])]).await.unwrap();
     let batch = vec![
-        writes([put("a", "1"), put("b", "1")]),
-        txn([("a", Seen::Absent)], [put("c", "never")]),
+        txn([("c", Seen::At(start))], [put("c", "never")]),
         writes([delete("a"), put("b", "2"), delete("nothing")]),
     ];
     store.commit(batch).await.unwrap();
@@ -150,7 +188,7 @@ async fn a_watch_tells_every_revision_whole_and_in_order((store, _dir): Fixture)
 }
 
 async fn a_watch_at_the_end_waits_for_the_next_change((store, _dir): Fixture) {
-    let start = store.read("").await.unwrap().revision;
+    let start = Snapshot::of(&*store, "").await.unwrap().revision;
     let mut watch = store.watch(start).await.unwrap();
     assert!(timeout(Duration::from_millis(20), watch.next()).await.is_err(), "nothing yet");
     let waiting = tokio::spawn(async move { watch.next().await });
@@ -160,11 +198,12 @@ async fn a_watch_at_the_end_waits_for_the_next_change((store, _dir): Fixture) {
 }
 
 async fn a_watch_reads_on_over_many_revisions((store, _dir): Fixture) {
-    let start = store.read("").await.unwrap().revision;
+    let start = Snapshot::of(&*store, "").await.unwrap().revision;
     let mut watch = store.watch(start).await.unwrap();
     for round in 0..3_u64 {
-        let batch = (0..LOG / 2).map(|n| writes([put("a", &format!("{round}-{n}"))])).collect();
-        store.commit(batch).await.unwrap();
+        for n in 0..LOG / 2 {
+            committed(&*store, writes([put("a", &format!("{round}-{n}"))])).await;
+        }
         for n in 0..LOG / 2 {
             let event = watch.next().await.unwrap();
             assert_eq!(event.changes, [put("a", &format!("{round}-{n}"))].into());
@@ -173,11 +212,12 @@ async fn a_watch_reads_on_over_many_revisions((store, _dir): Fixture) {
 }
 
 async fn a_watch_from_before_the_log_says_where_the_log_starts((store, _dir): Fixture) {
-    let start = store.read("").await.unwrap().revision;
+    let start = Snapshot::of(&*store, "").await.unwrap().revision;
     let mut slow = store.watch(start).await.unwrap();
-    let batch = (0..LOG + 5).map(|n| writes([put("a", &n.to_string())])).collect();
-    store.commit(batch).await.unwrap();
-    let newest = store.read("").await.unwrap().revision;
+    for n in 0..LOG + 5 {
+        committed(&*store, writes([put("a", &n.to_string())])).await;
+    }
+    let newest = Snapshot::of(&*store, "").await.unwrap().revision;
 
     let Err(WatchError::Compacted { wanted, oldest }) = store.watch(start).await.map(drop) else {
         panic!("the log kept more than it may");
@@ -188,7 +228,7 @@ async fn a_watch_from_before_the_log_says_where_the_log_starts((store, _dir): Fi
 }
 
 async fn a_watch_from_the_future_says_so((store, _dir): Fixture) {
-    let newest = store.read("").await.unwrap().revision;
+    let newest = Snapshot::of(&*store, "").await.unwrap().revision;
     let ahead = store.watch(newest.next()).await.map(drop);
     assert!(matches!(ahead, Err(WatchError::Ahead { newest: said, .. }) if said == newest));
 }
@@ -204,11 +244,11 @@ async fn a_closed_store_refuses_and_does_nothing((store, _dir): Fixture) {
 
 async fn a_commit_that_was_not_done_left_nothing((store, _dir): Fixture) {
     let faulty = Faulty::around(store.clone());
-    let before = store.read("").await.unwrap();
+    let before = Snapshot::of(&*store, "").await.unwrap();
     for fault in [Fault::NotDone, Fault::LostUntold] {
         faulty.plan(fault);
         assert!(faulty.commit(vec![writes([put("a", "1")])]).await.is_err());
-        assert_eq!(store.read("").await.unwrap(), before);
+        assert_eq!(Snapshot::of(&*store, "").await.unwrap(), before);
     }
 }
 
@@ -235,7 +275,7 @@ async fn a_slow_commit_is_seen_by_nobody_before_it_is_done((store, _dir): Fixtur
 
 async fn a_watch_that_was_cut_goes_on_from_its_last_revision((store, _dir): Fixture) {
     let faulty = Faulty::around(store.clone());
-    let start = store.read("").await.unwrap().revision;
+    let start = Snapshot::of(&*store, "").await.unwrap().revision;
     for value in ["1", "2"] {
         committed(&faulty, writes([put("a", value)])).await;
     }
@@ -247,12 +287,20 @@ async fn a_watch_that_was_cut_goes_on_from_its_last_revision((store, _dir): Fixt
     assert_eq!(watch.next().await.unwrap().changes, [put("a", "2")].into());
 }
 
+async fn a_read_that_was_cut_is_an_error_and_no_short_list((store, _dir): Fixture) {
+    let faulty = Faulty::around(store.clone());
+    committed(&faulty, writes([put("a", "1"), put("b", "1"), put("c", "1")])).await;
+    faulty.cut_read();
+    assert!(Snapshot::of(&faulty, "").await.is_err());
+    assert_eq!(contents(&faulty, "a").await, map([("a", "1")]));
+}
+
 /// Replays a watch over a snapshot, as a replica does.
 fn replay(snapshot: &mut Snapshot, event: Event) {
     snapshot.revision = event.revision;
     for (key, write) in event.changes {
         match write {
-            Write::Put(value) => {
+            Write::Put(value) | Write::Ephemeral(value) => {
                 let revision = event.revision;
                 snapshot.entries.insert(key, super::Versioned { value, revision });
             }
@@ -273,24 +321,33 @@ fn any_txn() -> impl Strategy<Value = Txn> {
         prop::collection::btree_map(key(), seen, 0..2),
         prop::collection::btree_map(key(), write, 0..3),
     )
-        .prop_map(|(compares, writes)| Txn { compares, writes })
+        .prop_map(|(compares, writes)| Txn { compares, writes, quiet: vec![] })
+}
+
+/// Members that do not meet: those that would are left out.
+fn any_batch() -> impl Strategy<Value = Vec<Txn>> {
+    prop::collection::vec(any_txn(), 0..4).prop_map(|mut batch| {
+        let mut footprint = Footprint::default();
+        batch.retain(|txn| footprint.add(txn).is_ok());
+        batch
+    })
 }
 
 /// Any store does with any batches what the model in memory does.
 async fn agrees_with_the_model_on((store, _dir): Fixture, batches: Vec<Vec<Txn>>) {
     let model = Memory::new(LOG);
-    let mut replica = store.read("").await.unwrap();
+    let mut replica = Snapshot::of(&*store, "").await.unwrap();
     let mut watch = store.watch(replica.revision).await.unwrap();
     for batch in batches {
         let outcomes = store.commit(batch.clone()).await.unwrap();
         assert_eq!(outcomes, model.commit(batch).await.unwrap());
-        let found = store.read("").await.unwrap();
+        let found = Snapshot::of(&*store, "").await.unwrap();
         while replica.revision < found.revision {
             replay(&mut replica, watch.next().await.unwrap());
         }
         let identity = crate::keys::STORE_ID;
         assert_eq!(replica, found, "the watch tells everything");
-        let mut expected = model.read("").await.unwrap();
+        let mut expected = Snapshot::of(&model, "").await.unwrap();
         expected.entries.insert(identity.to_owned(), found.entries[identity].clone());
         assert_eq!(found, expected);
     }
@@ -298,7 +355,7 @@ async fn agrees_with_the_model_on((store, _dir): Fixture, batches: Vec<Vec<Txn>>
 
 fn run_against_the_model(fixture: fn() -> Fixture) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let batches = prop::collection::vec(prop::collection::vec(any_txn(), 0..4), 0..6);
+    let batches = prop::collection::vec(any_batch(), 0..6);
     proptest!(ProptestConfig::with_cases(64), |(batches in batches)| {
         runtime.block_on(agrees_with_the_model_on(fixture(), batches));
     });
@@ -331,7 +388,9 @@ macro_rules! contracts {
             a_read_gives_what_was_put_under_the_prefix_and_no_more,
             a_value_carries_the_revision_that_put_it,
             a_stale_compare_conflicts_and_changes_nothing,
-            a_later_member_sees_what_the_earlier_ones_wrote,
+            members_of_a_batch_stand_beside_each_other,
+            a_batch_whose_members_meet_is_refused_whole,
+            a_range_is_quiet_until_something_in_it_is_put,
             what_changes_nothing_takes_no_revision,
             a_watch_tells_every_revision_whole_and_in_order,
             a_watch_at_the_end_waits_for_the_next_change,
@@ -343,6 +402,7 @@ macro_rules! contracts {
             a_commit_of_unknown_outcome_can_be_read_afterwards,
             a_slow_commit_is_seen_by_nobody_before_it_is_done,
             a_watch_that_was_cut_goes_on_from_its_last_revision,
+            a_read_that_was_cut_is_an_error_and_no_short_list,
         ]);)*
     };
 }

@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::{
-    CommitError, Event, Outcome, ReadError, Revision, Snapshot, Store, Txn, Watch, WatchError,
+    CommitError, Event, Outcome, Page, Pages, ReadError, Revision, Store, Txn, Watch, WatchError,
 };
 
 /// What goes wrong with one call.
@@ -22,6 +22,8 @@ pub(crate) enum Fault {
     LostUntold,
     /// The commit takes this long.
     Slow(Duration),
+    /// The commit is done this long after its caller was told that its outcome is unknown.
+    Late(Duration),
 }
 
 /// The store, and the faults that its next commits and watches meet.
@@ -30,12 +32,13 @@ pub(crate) struct Faulty {
     inner: Arc<dyn Store>,
     faults: Arc<Mutex<VecDeque<Fault>>>,
     cuts: Arc<Mutex<usize>>,
+    short: Arc<Mutex<usize>>,
 }
 
 impl Faulty {
     /// Puts the wrapper around `inner`, without a fault yet.
     pub(crate) fn around(inner: Arc<dyn Store>) -> Self {
-        Self { inner, faults: Arc::default(), cuts: Arc::default() }
+        Self { inner, faults: Arc::default(), cuts: Arc::default(), short: Arc::default() }
     }
 
     /// Lets the next commit that has no fault yet meet this one.
@@ -48,14 +51,31 @@ impl Faulty {
         *self.cuts.lock().unwrap_or_else(PoisonError::into_inner) += 1;
     }
 
+    /// Ends the next read with an error after its first page.
+    pub(crate) fn cut_read(&self) {
+        *self.short.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+    }
+
     fn fault(&self) -> Option<Fault> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 }
 
 impl Store for Faulty {
-    fn read<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Snapshot, ReadError>> {
-        self.inner.read(prefix)
+    fn read<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Box<dyn Pages>, ReadError>> {
+        async move {
+            let inner = self.inner.read(prefix).await?;
+            if take_one(&self.short) {
+                let pages: Box<dyn Pages> = Box::new(ShortPages { inner, pages: 0 });
+                return Ok(pages);
+            }
+            Ok(inner)
+        }
+        .boxed()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
     }
 
     fn commit(&self, batch: Vec<Txn>) -> BoxFuture<'_, Result<Vec<Outcome>, CommitError>> {
@@ -66,6 +86,15 @@ impl Store for Faulty {
                 Some(Fault::LostUntold) => Err(CommitError::Unknown("planned".into())),
                 Some(Fault::DoneUntold) => {
                     self.inner.commit(batch).await?;
+                    Err(CommitError::Unknown("planned".into()))
+                }
+                Some(Fault::Late(pause)) => {
+                    let inner = self.inner.clone();
+                    tokio::spawn(async move {
+                        tokio::time::sleep(pause).await;
+                        // Nobody is there to be told.
+                        let _ = inner.commit(batch).await;
+                    });
                     Err(CommitError::Unknown("planned".into()))
                 }
                 Some(Fault::Slow(pause)) => {
@@ -91,6 +120,36 @@ impl Store for Faulty {
     }
 }
 
+/// Takes one off a count of faults to come, if there are any.
+fn take_one(count: &Mutex<usize>) -> bool {
+    let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
+    let some = *count > 0;
+    *count -= usize::from(some);
+    some
+}
+
+struct ShortPages {
+    inner: Box<dyn Pages>,
+    pages: usize,
+}
+
+impl Pages for ShortPages {
+    fn revision(&self) -> Revision {
+        self.inner.revision()
+    }
+
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Page>, ReadError>> {
+        async move {
+            self.pages += 1;
+            if self.pages > 1 {
+                return Err(ReadError("planned".into()));
+            }
+            self.inner.next().await
+        }
+        .boxed()
+    }
+}
+
 struct FaultyWatch {
     inner: Box<dyn Watch>,
     cuts: Arc<Mutex<usize>>,
@@ -99,12 +158,8 @@ struct FaultyWatch {
 impl Watch for FaultyWatch {
     fn next(&mut self) -> BoxFuture<'_, Result<Event, WatchError>> {
         async move {
-            {
-                let mut cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
-                if *cuts > 0 {
-                    *cuts -= 1;
-                    return Err(WatchError::Cut("planned".into()));
-                }
+            if take_one(&self.cuts) {
+                return Err(WatchError::Cut("planned".into()));
             }
             self.inner.next().await
         }

@@ -24,10 +24,10 @@ pub(super) fn encode(changes: &BTreeMap<Key, Write>) -> Vec<u8> {
     for (key, write) in changes {
         match write {
             Write::Delete => out.push(DELETE),
-            Write::Put(_) => out.push(PUT),
+            Write::Put(_) | Write::Ephemeral(_) => out.push(PUT),
         }
         push(&mut out, key.as_bytes());
-        if let Write::Put(value) = write {
+        if let Write::Put(value) | Write::Ephemeral(value) = write {
             push(&mut out, value);
         }
     }

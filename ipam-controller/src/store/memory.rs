@@ -1,6 +1,6 @@
 //! Pure: a store in memory for tests: small, working, and as strict as the real one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt;
@@ -8,16 +8,20 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::{
-    CommitError, Event, Key, Outcome, ReadError, Revision, Seen, Snapshot, Store, Txn, Versioned,
-    Watch, WatchError, Write,
+    CommitError, Event, Key, Outcome, Page, Pages, ReadError, Revision, Seen, Store, Txn,
+    Versioned, Watch, WatchError, Write, disjoint,
 };
 
-/// The store; clones are the same store.
+/// How many keys a page has: few, so that tests see several.
+const PAGE: usize = 3;
+
+/// The store as one of its clients has it; clones are the same client.
 #[derive(Clone, Debug)]
 pub(crate) struct Memory {
     inner: Arc<Mutex<Inner>>,
     head: watch::Sender<Revision>,
     log_revisions: u64,
+    client: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -25,36 +29,61 @@ struct Inner {
     keys: BTreeMap<Key, Versioned>,
     log: BTreeMap<Revision, BTreeMap<Key, Write>>,
     compacted: Revision,
-    closed: bool,
+    closed: BTreeSet<Option<u64>>,
+    clients: u64,
+    ephemeral: BTreeMap<Key, Option<u64>>,
 }
 
 impl Memory {
-    /// Makes a store whose change log keeps so many revisions.
+    /// Makes a store whose change log keeps so many revisions, with one client.
     pub(crate) fn new(log_revisions: u64) -> Self {
-        let store =
-            Self { inner: Arc::default(), head: watch::channel(Revision(0)).0, log_revisions };
+        let head = watch::channel(Revision(0)).0;
+        let store = Self { inner: Arc::default(), head, log_revisions, client: None };
         let identity = Write::Put("\"00000000000000000000000000000001\"".into());
         let writes = [(crate::keys::STORE_ID.to_owned(), identity)].into();
-        let _ = store.carry_out(&[Txn { compares: BTreeMap::new(), writes }]);
+        let _ = store.carry_out(&[Txn { writes, ..Txn::default() }]);
         store
+    }
+
+    /// Makes another client of the same store, which then is one of several.
+    pub(crate) fn another(&self) -> Self {
+        let mut inner = self.lock();
+        inner.clients += 1;
+        Self { client: Some(inner.clients), ..self.clone() }
+    }
+
+    /// Lets the lease of this client end: its ephemeral keys go.
+    pub(crate) fn lapse(&self) {
+        let inner = self.lock();
+        let lapsed: Vec<Key> = inner
+            .ephemeral
+            .iter()
+            .filter(|(_, client)| **client == self.client)
+            .map(|(key, _)| key.clone())
+            .collect();
+        drop(inner);
+        let writes = lapsed.into_iter().map(|key| (key, Write::Delete)).collect();
+        let _ = self.carry_out(&[Txn { writes, ..Txn::default() }]);
     }
 
     fn carry_out(&self, batch: &[Txn]) -> Vec<Outcome> {
         let mut inner = self.lock();
         let mut revision = *self.head.borrow();
-        let mut outcomes = Vec::new();
-        for txn in batch {
-            if let Some(key) = inner.conflict(txn) {
-                outcomes.push(Outcome::Conflict(key));
-                continue;
-            }
-            let changes = inner.write(txn, revision.next());
-            if !changes.is_empty() {
-                revision = revision.next();
-                inner.log.insert(revision, changes);
-            }
-            outcomes.push(Outcome::Committed(revision));
+        let next = revision.next();
+        let conflicts: Vec<_> = batch.iter().map(|txn| inner.conflict(txn)).collect();
+        let mut changes = BTreeMap::new();
+        for (txn, _) in batch.iter().zip(&conflicts).filter(|(_, conflict)| conflict.is_none()) {
+            changes.extend(inner.write(txn, next, self.client));
         }
+        if !changes.is_empty() {
+            revision = next;
+            inner.log.insert(revision, changes);
+        }
+        let outcome = |conflict: Option<Key>| match conflict {
+            Some(key) => Outcome::Conflict(key),
+            None => Outcome::Committed(revision),
+        };
+        let outcomes = conflicts.into_iter().map(outcome).collect();
         let threshold = Revision(revision.0.saturating_sub(self.log_revisions));
         if threshold > inner.compacted {
             inner.log = inner.log.split_off(&threshold.next());
@@ -72,53 +101,73 @@ impl Memory {
 
 impl Inner {
     fn conflict(&self, txn: &Txn) -> Option<Key> {
-        txn.compares.iter().find_map(|(key, seen)| {
+        let changed = txn.compares.iter().find_map(|(key, seen)| {
             let found = self.keys.get(key).map_or(Seen::Absent, |value| Seen::At(value.revision));
             (found != *seen).then(|| key.clone())
+        });
+        changed.or_else(|| {
+            txn.quiet.iter().find_map(|quiet| {
+                let mut range = self.keys.range(quiet.from.clone()..quiet.to.clone());
+                range.find(|(_, value)| value.revision > quiet.since).map(|(key, _)| key.clone())
+            })
         })
     }
 
-    fn write(&mut self, txn: &Txn, revision: Revision) -> BTreeMap<Key, Write> {
+    fn write(
+        &mut self,
+        txn: &Txn,
+        revision: Revision,
+        client: Option<u64>,
+    ) -> BTreeMap<Key, Write> {
         let mut changes = BTreeMap::new();
         for (key, write) in &txn.writes {
-            let effective = match write {
-                Write::Put(value) => {
+            let was_ephemeral = self.ephemeral.remove(key);
+            let told = match write {
+                Write::Put(value) | Write::Ephemeral(value) => {
+                    if matches!(write, Write::Ephemeral(_)) {
+                        self.ephemeral.insert(key.clone(), client);
+                    }
                     self.keys.insert(key.clone(), Versioned { value: value.clone(), revision });
-                    true
+                    Write::Put(value.clone())
                 }
-                Write::Delete => self.keys.remove(key).is_some(),
+                Write::Delete if self.keys.remove(key).is_some() => Write::Delete,
+                Write::Delete => {
+                    debug_assert!(was_ephemeral.is_none(), "what is ephemeral is there");
+                    continue;
+                }
             };
-            if effective {
-                changes.insert(key.clone(), write.clone());
-            }
+            changes.insert(key.clone(), told);
         }
         changes
     }
 }
 
 impl Store for Memory {
-    fn read<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Snapshot, ReadError>> {
+    fn read<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Box<dyn Pages>, ReadError>> {
         async move {
             let inner = self.lock();
-            if inner.closed {
+            if inner.closed.contains(&self.client) {
                 return Err(ReadError("the store is closed".into()));
             }
-            let entries = inner
+            let entries: Page = inner
                 .keys
                 .range(prefix.to_owned()..)
                 .take_while(|(key, _)| key.starts_with(prefix))
                 .map(|(key, value)| (key.clone(), value.clone()))
                 .collect();
-            Ok(Snapshot { revision: *self.head.borrow(), entries })
+            let revision = *self.head.borrow();
+            let pages: Box<dyn Pages> = Box::new(MemoryPages { revision, entries });
+            Ok(pages)
         }
         .boxed()
     }
 
     fn commit(&self, batch: Vec<Txn>) -> BoxFuture<'_, Result<Vec<Outcome>, CommitError>> {
         async move {
-            if self.lock().closed {
+            if self.lock().closed.contains(&self.client) {
                 return Err(CommitError::NotDone("the store is closed".into()));
             }
+            disjoint(&batch)?;
             Ok(self.carry_out(&batch))
         }
         .boxed()
@@ -134,8 +183,33 @@ impl Store for Memory {
         .boxed()
     }
 
+    fn is_shared(&self) -> bool {
+        self.client.is_some()
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
-        async move { self.lock().closed = true }.boxed()
+        async move {
+            self.lapse();
+            self.lock().closed.insert(self.client);
+        }
+        .boxed()
+    }
+}
+
+struct MemoryPages {
+    revision: Revision,
+    entries: Page,
+}
+
+impl Pages for MemoryPages {
+    fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Page>, ReadError>> {
+        let rest = self.entries.split_off(self.entries.len().min(PAGE));
+        let page = std::mem::replace(&mut self.entries, rest);
+        std::future::ready(Ok((!page.is_empty()).then_some(page))).boxed()
     }
 }
 
@@ -149,7 +223,7 @@ impl MemoryWatch {
     fn after_next(&mut self) -> Result<Option<Event>, WatchError> {
         let inner = self.store.lock();
         let (wanted, newest) = (self.after, *self.head.borrow());
-        if inner.closed {
+        if inner.closed.contains(&self.store.client) {
             return Err(WatchError::Cut("the store is closed".into()));
         }
         if wanted < inner.compacted {

@@ -17,7 +17,7 @@ pub(crate) mod memory;
 
 pub(crate) use embedded::{Embedded, Options};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fmt;
 
@@ -64,6 +64,25 @@ pub(crate) struct Snapshot {
     pub(crate) entries: BTreeMap<Key, Versioned>,
 }
 
+impl Snapshot {
+    /// Reads a prefix whole, which must not have very many keys.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`]: nothing is known of any of it.
+    pub(crate) async fn of(store: &dyn Store, prefix: &str) -> Result<Self, ReadError> {
+        let mut pages = store.read(prefix).await?;
+        let mut entries = BTreeMap::new();
+        while let Some(page) = pages.next().await? {
+            entries.extend(page);
+        }
+        Ok(Self { revision: pages.revision(), entries })
+    }
+}
+
+/// Keys with their values, in order: a part of what [`Store::read`] gives.
+pub(crate) type Page = Vec<(Key, Versioned)>;
+
 /// What a transaction's author saw of a key, and relies on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
@@ -73,11 +92,44 @@ pub(crate) enum Seen {
     At(Revision),
 }
 
+/// A range of keys that a transaction's author looked at as a whole: nothing in it was put since.
+///
+/// What was deleted does not count: whoever relies on a range relies on there being no more in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Quiet {
+    /// The first key of the range.
+    pub(crate) from: Key,
+    /// The first key after the range.
+    pub(crate) to: Key,
+    /// No key of the range was put after this revision.
+    pub(crate) since: Revision,
+}
+
+impl Quiet {
+    /// Relies on everything that starts with `prefix`.
+    pub(crate) fn under(prefix: &str, since: Revision) -> Self {
+        Self { from: prefix.to_owned(), to: end_of(prefix), since }
+    }
+
+    /// Whether a key is in the range.
+    pub(crate) fn covers(&self, key: &str) -> bool {
+        (self.from.as_str()..self.to.as_str()).contains(&key)
+    }
+}
+
+/// The first key after all that start with `prefix`: keys are ASCII.
+pub(crate) fn end_of(prefix: &str) -> Key {
+    format!("{prefix}\u{7f}")
+}
+
 /// What a transaction does to a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Write {
     /// Sets the value, whether there was one or not.
     Put(Bytes),
+    /// The same, and the key goes once the controller that put it has gone for a lease time.
+    /// Events tell of it as of any other.
+    Ephemeral(Bytes),
     /// Removes the key; removing what is not there changes nothing.
     Delete,
 }
@@ -87,17 +139,59 @@ pub(crate) enum Write {
 pub(crate) struct Txn {
     /// What must still be so.
     pub(crate) compares: BTreeMap<Key, Seen>,
+    /// Where nothing may have been put.
+    pub(crate) quiet: Vec<Quiet>,
     /// What is then written.
     pub(crate) writes: BTreeMap<Key, Write>,
+}
+
+/// What the members of a batch touch, so that no two of them meet.
+///
+/// A store may judge all members by what was there before the batch, so one must not rely on,
+/// nor write, what another writes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Footprint {
+    written: BTreeSet<Key>,
+    relied: BTreeSet<Key>,
+    quiet: Vec<Quiet>,
+}
+
+impl Footprint {
+    /// Adds a member; or returns the key on which it meets one that was added before.
+    pub(crate) fn add(&mut self, txn: &Txn) -> Result<(), Key> {
+        let written = txn.writes.keys();
+        let meets = txn
+            .compares
+            .keys()
+            .chain(written.clone())
+            .find(|key| self.written.contains(*key))
+            .or_else(|| written.clone().find(|key| self.is_relied_on(key)))
+            .or_else(|| txn.quiet.iter().find_map(|quiet| self.written_in(quiet)));
+        if let Some(key) = meets {
+            return Err(key.clone());
+        }
+        self.written.extend(written.cloned());
+        self.relied.extend(txn.compares.keys().cloned());
+        self.quiet.extend(txn.quiet.iter().cloned());
+        Ok(())
+    }
+
+    fn is_relied_on(&self, key: &Key) -> bool {
+        self.relied.contains(key) || self.quiet.iter().any(|quiet| quiet.covers(key))
+    }
+
+    fn written_in(&self, quiet: &Quiet) -> Option<&Key> {
+        self.written.range(quiet.from.clone()..quiet.to.clone()).next()
+    }
 }
 
 /// What became of one transaction of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// All of it is done and durable. The revision is its own, or, if it changed nothing, the
-    /// one at which its compares held.
+    /// All of it is done and durable, at this revision, which other members may share; if it
+    /// changed nothing, everything it relied on held at this revision.
     Committed(Revision),
-    /// None of it was done, because this key is no longer as seen.
+    /// None of it was done, because this key, or one from here on, is no longer as seen.
     Conflict(Key),
 }
 
@@ -106,7 +200,7 @@ pub(crate) enum Outcome {
 pub(crate) struct Event {
     /// The revision.
     pub(crate) revision: Revision,
-    /// Each key it put or deleted.
+    /// Each key it put or deleted; [`Write::Ephemeral`] is told as [`Write::Put`].
     pub(crate) changes: BTreeMap<Key, Write>,
 }
 
@@ -161,23 +255,53 @@ pub(crate) trait Watch: Send {
     fn next(&mut self) -> BoxFuture<'_, Result<Event, WatchError>>;
 }
 
+/// A read that is under way, from [`Store::read`].
+pub(crate) trait Pages: Send {
+    /// The revision of the whole: no later change is in it, no earlier one is missing.
+    fn revision(&self) -> Revision;
+
+    /// Returns the next keys, in order; `None` after the last. After an error nothing is left of
+    /// the read.
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Page>, ReadError>>;
+}
+
 /// A transactional key-value store with revisions.
 ///
 /// Every implementation passes the suite in `contract`.
 pub(crate) trait Store: Send + Sync + 'static {
-    /// Returns every key that starts with `prefix`, at one revision.
-    fn read<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Snapshot, ReadError>>;
+    /// Reads every key that starts with `prefix`, at one revision, part by part.
+    fn read<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Box<dyn Pages>, ReadError>>;
 
-    /// Carries out the transactions in their order, and returns once all of it is durable.
+    /// Carries out the transactions, and returns once all of it is durable.
     ///
-    /// A later member sees what the earlier ones wrote. Each member is done whole or not at
-    /// all, and a conflict of one does not stop the others. The outcomes are in the members'
-    /// order.
+    /// No two members may meet, which [`Footprint`] finds out; such a batch is refused. Each
+    /// member is done whole or not at all, and a conflict of one does not stop the others. The
+    /// outcomes are in the members' order, and their revisions never fall.
     fn commit(&self, batch: Vec<Txn>) -> BoxFuture<'_, Result<Vec<Outcome>, CommitError>>;
 
     /// Watches every change after revision `after`.
     fn watch(&self, after: Revision) -> BoxFuture<'_, Result<Box<dyn Watch>, WatchError>>;
 
-    /// Finishes what was taken and lets go of the store; every later call fails.
+    /// Whether others than this process may write.
+    fn is_shared(&self) -> bool;
+
+    /// Finishes what was taken and lets go of the store; every later call fails. Ephemeral keys
+    /// go at once.
     fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Why a batch is refused whose members meet.
+#[derive(Debug, thiserror::Error)]
+#[error("two members of a batch touch {0}")]
+pub(crate) struct Overlap(Key);
+
+/// Refuses a batch in which two members meet.
+///
+/// # Errors
+///
+/// [`CommitError::NotDone`].
+pub(crate) fn disjoint(batch: &[Txn]) -> Result<(), CommitError> {
+    let mut footprint = Footprint::default();
+    let met = batch.iter().find_map(|txn| footprint.add(txn).err());
+    met.map_or(Ok(()), |key| Err(CommitError::NotDone(Overlap(key).into())))
 }

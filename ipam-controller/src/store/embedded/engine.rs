@@ -220,22 +220,21 @@ fn stage(transaction: &WriteTransaction, batch: &[Txn], keep: u64) -> Result<Sta
     let mut keys = transaction.open_table(KEYS)?;
     let mut log = transaction.open_table(LOG)?;
     let before = Revision(meta.get(REVISION)?.map_or(0, |value| value.value()));
-    let mut revision = before;
-    let mut outcomes = Vec::with_capacity(batch.len());
-    for txn in batch {
-        if let Some(key) = conflict(&keys, txn)? {
-            outcomes.push(Outcome::Conflict(key));
-            continue;
-        }
-        let changes = write(&mut keys, txn, revision.next())?;
-        if !changes.is_empty() {
-            revision = revision.next();
-            log.insert(revision.0, log::encode(&changes).as_slice())?;
-        }
-        outcomes.push(Outcome::Committed(revision));
+    let conflicts =
+        batch.iter().map(|txn| conflict(&keys, txn)).collect::<Result<Vec<_>, Failure>>()?;
+    let mut changes = BTreeMap::new();
+    for (txn, _) in batch.iter().zip(&conflicts).filter(|(_, conflict)| conflict.is_none()) {
+        changes.extend(write(&mut keys, txn, before.next())?);
     }
-    let wrote = revision > before;
+    let wrote = !changes.is_empty();
+    let revision = if wrote { before.next() } else { before };
+    let outcome = |conflict: Option<String>| match conflict {
+        Some(key) => Outcome::Conflict(key),
+        None => Outcome::Committed(revision),
+    };
+    let outcomes = conflicts.into_iter().map(outcome).collect();
     if wrote {
+        log.insert(revision.0, log::encode(&changes).as_slice())?;
         meta.insert(REVISION, revision.0)?;
         trim(&mut meta, &mut log, revision.0.saturating_sub(keep))?;
     }
@@ -253,6 +252,14 @@ fn conflict(keys: &Table<'_, &str, &[u8]>, txn: &Txn) -> Result<Option<String>, 
             return Ok(Some(key.clone()));
         }
     }
+    for quiet in &txn.quiet {
+        for entry in keys.range(quiet.from.as_str()..quiet.to.as_str())? {
+            let (key, stored) = entry?;
+            if versioned(stored.value())?.revision > quiet.since {
+                return Ok(Some(key.value().to_owned()));
+            }
+        }
+    }
     Ok(None)
 }
 
@@ -264,18 +271,17 @@ fn write(
 ) -> Result<BTreeMap<String, Write>, Failure> {
     let mut changes = BTreeMap::new();
     for (key, write) in &txn.writes {
-        let effective = match write {
-            Write::Put(value) => {
+        let told = match write {
+            Write::Put(value) | Write::Ephemeral(value) => {
                 let mut stored = revision.0.to_le_bytes().to_vec();
                 stored.extend_from_slice(value);
                 keys.insert(key.as_str(), stored.as_slice())?;
-                true
+                Write::Put(value.clone())
             }
-            Write::Delete => keys.remove(key.as_str())?.is_some(),
+            Write::Delete if keys.remove(key.as_str())?.is_some() => Write::Delete,
+            Write::Delete => continue,
         };
-        if effective {
-            changes.insert(key.clone(), write.clone());
-        }
+        changes.insert(key.clone(), told);
     }
     Ok(changes)
 }

@@ -25,7 +25,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::engine::Engine;
 use super::{
-    CommitError, Event, Outcome, ReadError, Revision, Snapshot, Store, Txn, Watch, WatchError,
+    CommitError, Event, Outcome, Page, Pages, ReadError, Revision, Snapshot, Store, Txn, Watch,
+    WatchError, disjoint,
 };
 
 /// How many jobs may wait for the file before those who bring more must wait themselves.
@@ -111,18 +112,27 @@ async fn ask<T>(
 struct Closed;
 
 impl Store for Embedded {
-    fn read<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Snapshot, ReadError>> {
+    fn read<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Box<dyn Pages>, ReadError>> {
         async move {
             let prefix = prefix.to_owned();
-            ask(&self.jobs, |reply| Job::Read { prefix, reply })
-                .await
-                .unwrap_or_else(|| Err(ReadError(Closed.into())))
+            let Snapshot { revision, entries } =
+                ask(&self.jobs, |reply| Job::Read { prefix, reply })
+                    .await
+                    .unwrap_or_else(|| Err(ReadError(Closed.into())))?;
+            let pages: Box<dyn Pages> =
+                Box::new(WholePage { revision, page: Some(entries.into_iter().collect()) });
+            Ok(pages)
         }
         .boxed()
     }
 
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     fn commit(&self, batch: Vec<Txn>) -> BoxFuture<'_, Result<Vec<Outcome>, CommitError>> {
         async move {
+            disjoint(&batch)?;
             let (reply, answer) = oneshot::channel();
             if self.jobs.send(Job::Commit { batch, reply }).await.is_err() {
                 return Err(CommitError::NotDone(Closed.into()));
@@ -154,6 +164,21 @@ impl Store for Embedded {
             let _ = ask(&self.jobs, |reply| Job::Close { reply }).await;
         }
         .boxed()
+    }
+}
+
+struct WholePage {
+    revision: Revision,
+    page: Option<Page>,
+}
+
+impl Pages for WholePage {
+    fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Page>, ReadError>> {
+        std::future::ready(Ok(self.page.take())).boxed()
     }
 }
 

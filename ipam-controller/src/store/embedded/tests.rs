@@ -36,7 +36,7 @@ async fn a_restart_keeps_everything_and_the_revision_goes_on() {
     filled(&path).await;
 
     let store = Embedded::open(&options(&path)).unwrap();
-    let before = store.read("").await.unwrap();
+    let before = Snapshot::of(&store, "").await.unwrap();
     assert_eq!(before.entries.len(), 21);
     let outcomes = store.commit(vec![put("more", "1")]).await.unwrap();
     assert_eq!(outcomes, [Outcome::Committed(before.revision.next())]);
@@ -49,7 +49,7 @@ async fn two_stores_have_two_identities_and_one_keeps_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let identity = async |name: &str| {
         let store = Embedded::open(&options(&dir.path().join(name))).unwrap();
-        let identity = store.read(crate::keys::STORE_ID).await.unwrap().entries;
+        let identity = Snapshot::of(&store, crate::keys::STORE_ID).await.unwrap().entries;
         store.close().await;
         identity
     };
@@ -247,7 +247,7 @@ async fn after_a_failing_disk_the_store_is_read_again_and_goes_on() {
         file::open_backend(&reopen, FailingDisk { file, fails: disk.clone() })
     };
     let store = Embedded::start(Engine::new(open().unwrap(), Box::new(open), 100)).unwrap();
-    let before = store.read("").await.unwrap();
+    let before = Snapshot::of(&store, "").await.unwrap();
 
     fails.store(true, Ordering::SeqCst);
     for _ in 0..3 {
@@ -255,7 +255,7 @@ async fn after_a_failing_disk_the_store_is_read_again_and_goes_on() {
         assert!(failed.is_err(), "{failed:?}");
     }
     fails.store(false, Ordering::SeqCst);
-    let after = store.read("").await.unwrap();
+    let after = Snapshot::of(&store, "").await.unwrap();
     assert_eq!(after, before, "nothing was told, and here nothing was done");
 
     let txn = Txn { compares: [("a".to_owned(), Seen::Absent)].into(), ..put("a", "2") };
