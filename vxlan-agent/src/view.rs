@@ -167,7 +167,7 @@ impl View {
     }
 
     fn restart(&mut self, snapshot: Snapshot, before: Self) {
-        let Snapshot { networks, pools, hosts, blocks, strays, attachments, asks } = snapshot;
+        let Snapshot { networks, pools, hosts, blocks, strays, attachments, asks, .. } = snapshot;
         let shared = (networks.into_iter().map(SharedChange::NetworkSet))
             .chain(pools.into_iter().map(SharedChange::PoolSet))
             .chain(hosts.into_iter().map(SharedChange::HostSet))
@@ -238,6 +238,7 @@ impl View {
             OwnChange::AskGone(uid) => {
                 self.asks.remove(&uid);
             }
+            OwnChange::ReportWanted(_) | OwnChange::ReportGone(_) => {}
         }
     }
 

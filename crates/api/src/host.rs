@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::book::{Attachment, AttachmentRef, EndReason};
 use crate::config::{Host, Network, Pool, Role};
+pub use crate::living::{
+    Finding, FindingKind, MOST_FINDINGS, ReassertOutcome, ReassertRequest, ReassertResult,
+    Reasserted, Report, ReportWanted,
+};
 use crate::{FleetTime, Revision};
 
 /// How often an agent says that it is alive, in seconds.
@@ -236,6 +240,12 @@ pub struct Snapshot {
     pub attachments: Vec<Attachment>,
     /// The questions to it that it has not answered.
     pub asks: Vec<Ask>,
+    /// The reports that the controller waits for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reports: Vec<ReportWanted>,
+    /// Whether the controller waits for the host to re-assert all that lives on it: the store was restored.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reassert: bool,
 }
 
 /// What one revision changed.
@@ -306,6 +316,10 @@ pub enum OwnChange {
     AskSet(Ask),
     /// The question is settled.
     AskGone(Uid),
+    /// The host is asked where its kernel differs from the store.
+    ReportWanted(ReportWanted),
+    /// That report is not waited for any more.
+    ReportGone(Token),
 }
 
 /// The query of the watch.

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`config`] | operators and the controller: networks, pools, hosts |
 //! | [`book`] | operators and the controller: reservations and attachments |
-//! | [`host`] | agents and the controller: sessions, claims, asks, the watch |
+//! | [`host`] | agents and the controller: sessions, claims, asks, what lives on a host, the watch |
 //! | [`socket`] | the CNI plugin and its host's agent, over a unix socket |
 //!
 //! [`client`] (feature `client`) is the one HTTP client of agent, plugin and `limpetctl`.
@@ -20,6 +20,7 @@ pub mod config;
 mod error;
 pub mod host;
 mod limits;
+mod living;
 pub mod paths;
 pub mod socket;
 mod span;

@@ -41,6 +41,10 @@ pub mod route {
     pub const WATCH: &str = "/v1/hosts/{host}/watch";
     /// POST: a host says that an attachment it was asked about is there; no content.
     pub const ASK: &str = "/v1/hosts/{host}/asks/{uid}";
+    /// POST: a host says what lives on it, `Reasserted`.
+    pub const REASSERT: &str = "/v1/hosts/{host}/reassert";
+    /// POST: a host says where its kernel differs from the store; no content.
+    pub const REPORT: &str = "/v1/hosts/{host}/report";
     /// PUT: a host claims, `Claimed`. DELETE: it ends one of its attachments, `Ended`.
     pub const CLAIM: &str = "/v1/hosts/{host}/attachments/{network}/{container}/{ifname}";
     /// The agent's socket. PUT, GET, DELETE: the plugin attaches, checks, detaches.
@@ -108,6 +112,18 @@ pub fn watch(host: &HostName) -> String {
 #[must_use]
 pub fn ask(host: &HostName, uid: Uid) -> String {
     format!("{HOSTS}/{host}/asks/{uid}")
+}
+
+/// The path at which a host says what lives on it.
+#[must_use]
+pub fn reassert(host: &HostName) -> String {
+    format!("{HOSTS}/{host}/reassert")
+}
+
+/// The path at which a host says where its kernel differs from the store.
+#[must_use]
+pub fn report(host: &HostName) -> String {
+    format!("{HOSTS}/{host}/report")
 }
 
 /// The path at which a host claims and ends an attachment.

@@ -4,7 +4,9 @@
 use limpet_api::Versioned;
 use limpet_api::book::{Attachment, Released, Reservation, ReservationSpec};
 use limpet_api::config::{HostSpec, HostStatus, Network, NetworkSpec, PoolSpec, PoolUse};
-use limpet_api::host::{ClaimRequest, Heartbeat, SessionRequest, WatchLine};
+use limpet_api::host::{
+    ClaimRequest, Heartbeat, ReassertRequest, Reasserted, Report, SessionRequest, WatchLine,
+};
 use limpet_api::socket::{Attach, GcRequest, Readiness};
 use limpet_api::{ApiError, ErrorCode};
 use serde::Serialize;
@@ -49,7 +51,10 @@ fn every_example_is_of_the_type_that_it_names_and_has_no_field_besides() {
             "PoolSpec" => written_again::<PoolSpec>(text),
             "PoolUse" => written_again::<Versioned<PoolUse>>(text),
             "Readiness" => written_again::<Readiness>(text),
+            "ReassertRequest" => written_again::<ReassertRequest>(text),
+            "Reasserted" => written_again::<Reasserted>(text),
             "Released" => written_again::<Released>(text),
+            "Report" => written_again::<Report>(text),
             "Reservation" => written_again::<Versioned<Reservation>>(text),
             "ReservationSpec" => written_again::<ReservationSpec>(text),
             "SessionRequest" => written_again::<SessionRequest>(text),

@@ -79,6 +79,8 @@ impl Replica {
             OwnChange::AttachmentGone { uid, .. } => known.attachments.retain(|a| a.uid != uid),
             OwnChange::AskSet(new) => set(&mut known.asks, new, |a: &Ask| a.attachment.uid),
             OwnChange::AskGone(uid) => known.asks.retain(|a| a.attachment.uid != uid),
+            OwnChange::ReportWanted(new) => set(&mut known.reports, new, |r| r.id),
+            OwnChange::ReportGone(id) => known.reports.retain(|r| r.id != id),
         }
     }
 }

@@ -103,7 +103,7 @@ pub(super) fn small() -> Snapshot {
             host: "node-b".parse().unwrap(),
         }],
         attachments: vec![fixture::attachment(1, 1)],
-        asks: vec![],
+        ..Snapshot::default()
     }
 }
 
@@ -386,7 +386,7 @@ fn cluster() -> impl Strategy<Value = Snapshot> {
                     .into_iter()
                     .map(|n| fixture::attachment(n, n.into()))
                     .collect(),
-                asks: vec![],
+                ..Snapshot::default()
             }
         })
 }

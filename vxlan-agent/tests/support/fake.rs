@@ -378,7 +378,6 @@ pub(crate) fn small() -> Snapshot {
             address: "10.32.0.7".parse().unwrap(),
             host: "node-b".parse().unwrap(),
         }],
-        attachments: vec![],
-        asks: vec![],
+        ..Snapshot::default()
     }
 }
