@@ -6,6 +6,8 @@
 mod index;
 #[cfg(test)]
 pub(crate) mod sample;
+#[cfg_attr(not(test), expect(dead_code, reason = "the book takes it up with its catching up"))]
+mod undo;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -26,6 +28,9 @@ use crate::keys::{ReservationKey, Subject, UnknownKey};
 use crate::records::{Alive, Slot};
 use crate::runs::Runs;
 use crate::store::{Key, Revision, Snapshot, Write};
+
+#[cfg_attr(not(test), expect(unused_imports, reason = "the book takes it up"))]
+pub(crate) use self::undo::Undo;
 
 /// A record and the revision that wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]

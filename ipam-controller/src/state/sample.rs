@@ -11,7 +11,7 @@ use limpet_api::config::{Host, Pool, PoolState, Sticky};
 use limpet_api::host::{ClaimRequest, Wanted};
 use limpet_net_types::{HostName, NetworkName, Token};
 
-use super::{Effects, State};
+use super::{Effects, State, Undo};
 use crate::alloc::Patience;
 use crate::alloc::claim::claim;
 use crate::draft::{Decision, Draft};
@@ -28,6 +28,7 @@ pub(crate) fn name<T: FromStr<Err: Debug>>(text: &str) -> T {
 pub(crate) struct Sample {
     state: State,
     entries: BTreeMap<Key, Versioned>,
+    undone: Vec<Undo>,
 }
 
 impl Sample {
@@ -39,7 +40,7 @@ impl Sample {
         };
         let entries: BTreeMap<_, _> = [(crate::keys::STORE_ID.to_owned(), identity)].into();
         let snapshot = Snapshot { revision: Revision(1), entries: entries.clone() };
-        Self { state: State::load(&snapshot).unwrap(), entries }
+        Self { state: State::load(&snapshot).unwrap(), entries, undone: vec![] }
     }
 
     /// The state.
@@ -82,9 +83,28 @@ impl Sample {
                 Write::Delete => drop(self.entries.remove(key)),
             }
         }
+        let before = self.state.clone();
+        let undo = self.state.before(&txn.writes);
         let effects = self.state.apply(revision, &txn.writes).unwrap();
+        self.undone.push(undo);
         self.check();
+        self.check_undo(before);
         effects
+    }
+
+    /// What was applied can be taken back: this transaction, and all of them one after another.
+    fn check_undo(&self, mut before: State) {
+        let mut state = self.state.clone();
+        let mut undone = self.undone.iter().rev();
+        state.revert(undone.next().unwrap().clone());
+        before.pointers.clone_from(&state.pointers);
+        assert_eq!(state, before, "reverted is as before");
+        if self.undone.len().is_multiple_of(16) {
+            undone.for_each(|undo| state.revert(undo.clone()));
+            let mut new = Self::new().state;
+            new.pointers.clone_from(&state.pointers);
+            assert_eq!(state, new, "all reverted is as new");
+        }
     }
 
     /// The state that the store's contents give is the one that its changes gave.
