@@ -65,7 +65,7 @@ impl Draft {
     /// Makes this a change of networks, pools or hosts: of two at once, one decides again.
     pub(crate) fn change_config(&mut self, state: &State) {
         self.rely_on(&Subject::Config, state.config());
-        self.put(&Subject::Config, &state.revision().next().0);
+        self.put(&Subject::Config, &state.revision().0);
     }
 
     /// Returns the transaction.

@@ -18,6 +18,7 @@ use crate::store::Key;
 pub(crate) const STORE_ID: &str = "meta/store-id";
 const CLOCK: &str = "meta/clock";
 const CONFIG: &str = "meta/config";
+const MARK: &str = "meta/mark";
 
 /// What a reservation is kept for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +41,8 @@ pub(crate) enum Subject {
     /// What every change of networks, pools and hosts compares and puts, so that no two of them
     /// are right only by themselves.
     Config,
+    /// What a controller writes only to hear of it: everything before has been heard of then.
+    Mark,
     /// A network.
     Network(NetworkName),
     /// A pool.
@@ -74,6 +77,7 @@ impl Subject {
             Self::StoreId => STORE_ID.to_owned(),
             Self::Clock => CLOCK.to_owned(),
             Self::Config => CONFIG.to_owned(),
+            Self::Mark => MARK.to_owned(),
             Self::Network(name) => format!("networks/{name}"),
             Self::Pool(name) => format!("pools/{name}"),
             Self::Block(pool, block) => {
@@ -107,6 +111,7 @@ impl Subject {
             ["meta", "store-id"] => Self::StoreId,
             ["meta", "clock"] => Self::Clock,
             ["meta", "config"] => Self::Config,
+            ["meta", "mark"] => Self::Mark,
             ["networks", name] => Self::Network(name.parse().ok()?),
             ["pools", name] => Self::Pool(name.parse().ok()?),
             ["blocks", pool, block] => Self::Block(pool.parse().ok()?, prefix(block)?),
@@ -180,6 +185,7 @@ mod tests {
             Just(Subject::StoreId),
             Just(Subject::Clock),
             Just(Subject::Config),
+            Just(Subject::Mark),
             name().prop_map(Subject::Network),
             name().prop_map(Subject::Pool),
             (name(), ip(), 0..=128_u8).prop_map(|(pool, ip, length)| {

@@ -20,6 +20,7 @@ use crate::draft::{Decision, Draft, refuse};
 use crate::keys::{ReservationKey, Subject};
 use crate::records::{Owner, Slot};
 use crate::state::{Entry, PoolEntry, State, is_of};
+use crate::store::Revision;
 
 /// Decides a reservation by an operator. Repeated, it changes nothing.
 pub(crate) fn create(
@@ -55,7 +56,7 @@ pub(crate) fn create(
             detached_at: None,
         };
         let reservation = write(state, draft, key, reservation);
-        Ok(Entry { record: reservation, revision: state.revision().next() })
+        Ok(Entry { record: reservation, revision: Revision::OWN })
     })
 }
 
@@ -73,7 +74,7 @@ pub(crate) fn change(
         }
         let record = Reservation { retention, ..entry.record.clone() };
         draft.put(&Subject::Reservation(key.clone()), &record);
-        Ok(Entry { record, revision: state.revision().next() })
+        Ok(Entry { record, revision: Revision::OWN })
     })
 }
 

@@ -18,6 +18,9 @@ pub(super) trait Pending: Send {
     fn decide(&mut self, state: &State) -> Txn;
     /// Notes that the transaction may have been done, or not.
     fn doubt(&mut self);
+    /// Whether a decision on the state at `base` is as new as the store was when this was first
+    /// committed, which is now, at `revision`, unless it was before.
+    fn is_fresh(&mut self, base: Revision, revision: Revision) -> bool;
     /// Tells the answer, now that its transaction is done.
     fn settle(self: Box<Self>, revision: Revision);
     /// Tells that there is no answer.
@@ -29,13 +32,14 @@ pub(super) struct Request<T, F> {
     decide: F,
     decided: Option<Result<T, ApiError>>,
     uncertain: bool,
+    came: Option<Revision>,
     reply: Reply<T>,
 }
 
 impl<T, F> Request<T, F> {
     /// A request that is not decided yet.
     pub(super) fn new(decide: F, reply: Reply<T>) -> Self {
-        Self { decide, decided: None, uncertain: false, reply }
+        Self { decide, decided: None, uncertain: false, came: None, reply }
     }
 }
 
@@ -56,6 +60,10 @@ impl<T: Send, F: FnMut(&State) -> Decision<T> + Send> Pending for Request<T, F> 
 
     fn doubt(&mut self) {
         self.uncertain |= matches!(self.decided, Some(Ok(_)));
+    }
+
+    fn is_fresh(&mut self, base: Revision, revision: Revision) -> bool {
+        base >= *self.came.get_or_insert(revision)
     }
 
     fn settle(self: Box<Self>, revision: Revision) {

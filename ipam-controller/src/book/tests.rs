@@ -2,23 +2,27 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use limpet_api::book::AttachmentKey;
 use limpet_api::config::{HostSpec, NetworkSpec};
 use limpet_api::host::{ClaimRequest, Wanted};
 use limpet_net_types::Token;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time;
+use tokio_util::sync::CancellationToken;
 
+use super::keeper::ATTEMPTS;
 use super::*;
 use crate::alloc::claim::claim;
 use crate::alloc::{self, Patience};
-use crate::keys::ReservationKey;
+use crate::keys::{ReservationKey, Subject};
 use crate::records::Alive;
 use crate::rules::{hosts, networks, pools};
 use crate::state::sample::name;
 use crate::store::faulty::{Fault, Faulty};
 use crate::store::memory::Memory;
-use crate::store::{Seen, Snapshot, Write};
+use crate::store::{Seen, Snapshot, Txn, Write};
 use crate::watch::feed::Knows;
 
 /// A book over a store that can fail, and the store beneath.
@@ -39,32 +43,8 @@ impl Fixture {
         let stop = CancellationToken::new();
         let keeping = tokio::spawn(keeper.run(stop.clone()));
         let fixture = Self { book, faults, store, stop, keeping };
-        fixture.fill().await;
+        fill(&fixture.book).await;
         fixture
-    }
-
-    async fn fill(&self) {
-        let spec = NetworkSpec::default();
-        self.book.decide(move |s| networks::create(s, &name("blue"), &spec)).await.unwrap();
-        let spec: limpet_api::config::PoolSpec =
-            serde_json::from_str(r#"{"network": "blue", "range": "10.0.0.0/24"}"#).unwrap();
-        self.book.decide(move |s| pools::create(s, &name("p"), &spec)).await.unwrap();
-        for host in ["a", "b"] {
-            let spec = HostSpec::default();
-            self.book.decide(move |s| hosts::create(s, &name(host), &spec)).await.unwrap();
-            let session = move |_: &State| {
-                Decision::make(|draft| {
-                    let token = Token::from_bits(7);
-                    let (install, boot) = (token, token);
-                    let (superseded, on_link, version) = (vec![], [].into(), String::new());
-                    let alive =
-                        Alive { session: token, install, boot, superseded, on_link, version };
-                    draft.put(&Subject::Session(name(host)), &alive);
-                    Ok(())
-                })
-            };
-            self.book.decide(session).await.unwrap();
-        }
     }
 
     async fn claim(&self, host: &str, uid: u128) -> Result<IpAddr, ApiError> {
@@ -74,6 +54,30 @@ impl Fixture {
     /// The keys of the store that begin so.
     async fn keys(&self, prefix: &str) -> Vec<String> {
         Snapshot::of(&self.store, prefix).await.unwrap().entries.into_keys().collect()
+    }
+}
+
+async fn fill(book: &Book) {
+    let spec = NetworkSpec::default();
+    book.decide(move |s| networks::create(s, &name("blue"), &spec)).await.unwrap();
+    let spec: limpet_api::config::PoolSpec =
+        serde_json::from_str(r#"{"network": "blue", "range": "10.0.0.0/24"}"#).unwrap();
+    book.decide(move |s| pools::create(s, &name("p"), &spec)).await.unwrap();
+    for host in ["a", "b"] {
+        let spec = HostSpec::default();
+        book.decide(move |s| hosts::create(s, &name(host), &spec)).await.unwrap();
+        let session = move |_: &State| {
+            Decision::make(|draft| {
+                let token = Token::from_bits(7);
+                let (install, made) = (token, token);
+                let (superseded, on_link, version) = (vec![], [].into(), String::new());
+                let alive =
+                    Alive { session: token, install, boot: made, superseded, on_link, version };
+                draft.put(&Subject::Session(name(host)), &alive);
+                Ok(())
+            })
+        };
+        book.decide(session).await.unwrap();
     }
 }
 
@@ -186,18 +190,13 @@ async fn nobody_is_told_what_is_not_durable() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_failure_watchers_are_cut_and_come_back_through_the_log() {
+async fn what_was_done_untold_is_told_to_watchers_all_the_same() {
     let fixture = Fixture::new().await;
-    let watcher = |knows| Watcher { host: name("a"), knows, hangup: CancellationToken::new() };
-    let begun = fixture.book.watch(watcher(Knows::Nothing)).await.unwrap();
-    let Beginning::Lines { store, revision, mut queue, .. } = begun else {
-        panic!("a new watcher needs no log");
-    };
+    let mut queue = listening(&fixture.book, "a").await;
     fixture.faults.plan(Fault::DoneUntold);
     fixture.claim("a", 1).await.unwrap();
-    assert!(queue.recv().await.is_none(), "cut");
-    let begun = fixture.book.watch(watcher(Knows::UpTo(store, revision))).await.unwrap();
-    assert!(matches!(begun, Beginning::ReadLog), "what was missed was not kept");
+    let line = queue.recv().await.unwrap().parts.concat();
+    assert!(String::from_utf8(line).unwrap().contains("attachment-set"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -226,24 +225,111 @@ async fn a_request_after_the_end_is_refused() {
     assert_eq!(refused.unwrap_err().code, ErrorCode::Unavailable);
 }
 
+async fn listening(book: &Book, host: &str) -> tokio::sync::mpsc::Receiver<crate::watch::Line> {
+    let hangup = CancellationToken::new();
+    let watcher = Watcher { host: name(host), knows: Knows::Nothing, hangup };
+    match book.watch(watcher).await.unwrap() {
+        Beginning::Lines { queue, .. } => queue,
+        Beginning::ReadLog => panic!("a new watcher needs no log"),
+    }
+}
+
+/// Books over one store, each with faults of its own.
+struct Replicas {
+    books: Vec<(Book, Faulty)>,
+}
+
+impl Replicas {
+    async fn new(count: usize) -> Self {
+        let store = Memory::new(100_000);
+        let mut books = Vec::new();
+        for _ in 0..count {
+            let faults = Faulty::around(Arc::new(store.another()));
+            let (book, keeper) = open(Arc::new(faults.clone())).await.unwrap();
+            tokio::spawn(keeper.run(CancellationToken::new()));
+            books.push((book, faults));
+        }
+        fill(&books[0].0).await;
+        Self { books }
+    }
+
+    fn book(&self, n: usize) -> Book {
+        self.books[n % self.books.len()].0.clone()
+    }
+}
+
 #[tokio::test]
-async fn questions_that_an_earlier_process_left_behind_are_gone_after_the_start() {
-    let fixture = Fixture::new().await;
-    fixture.claim("a", 1).await.unwrap();
-    let key = AttachmentKey {
-        host: name("a"),
-        network: name("blue"),
-        container: name("c1"),
-        ifname: name("eth0"),
+async fn what_one_controller_has_told_all_others_know() {
+    let replicas = Replicas::new(3).await;
+    for uid in 1..=30 {
+        let n = usize::try_from(uid).unwrap();
+        let address = claim_on(replicas.book(n), "a".to_owned(), uid).await.unwrap();
+        let again = claim_on(replicas.book(n + 1), "a".to_owned(), uid).await.unwrap();
+        assert_eq!(again, address, "the same incarnation has the same answer everywhere");
+        let seen = replicas.book(n + 2).read(|state| state.attachments().count()).await.unwrap();
+        assert_eq!(seen, n);
+    }
+}
+
+#[tokio::test]
+async fn claims_through_all_controllers_at_once_never_share_an_address() {
+    let replicas = Replicas::new(3).await;
+    let mut claims = JoinSet::new();
+    for uid in 1..=254 {
+        let host = if uid % 2 == 0 { "a" } else { "b" };
+        let book = replicas.book(usize::try_from(uid).unwrap());
+        claims.spawn(claim_on(book, host.to_owned(), uid));
+    }
+    let given = claims.join_all().await;
+    let distinct: BTreeSet<IpAddr> = given.into_iter().map(Result::unwrap).collect();
+    assert_eq!(distinct.len(), 254, "and every address of the pool was found");
+    let full = claim_on(replicas.book(0), "a".to_owned(), 999).await.unwrap_err();
+    assert_eq!(full.code, ErrorCode::PoolFull);
+}
+
+#[tokio::test]
+async fn a_host_hears_at_one_controller_what_it_did_at_another() {
+    let replicas = Replicas::new(2).await;
+    let mut queue = listening(&replicas.book(1), "a").await;
+    claim_on(replicas.book(0), "a".to_owned(), 1).await.unwrap();
+    let line = queue.recv().await.unwrap().parts.concat();
+    assert!(String::from_utf8(line).unwrap().contains("block-set"), "the host's first block");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_committed_long_after_it_was_given_up_finds_its_place_taken_or_is_known() {
+    let replicas = Replicas::new(2).await;
+    replicas.books[0].1.plan(Fault::Late(Duration::from_secs(3)));
+    let address = claim_on(replicas.book(0), "a".to_owned(), 1).await.unwrap();
+    time::sleep(Duration::from_secs(10)).await;
+    let held = |state: &State| {
+        let record = |e: &crate::state::Entry<limpet_api::book::Attachment>| e.record.clone();
+        state.attachments().map(record).collect::<Vec<_>>()
     };
-    let ask = move |s: &State| alloc::reserve::end(s, &key, None, Patience::Left);
-    fixture.book.decide(ask).await.unwrap();
-    assert_eq!(fixture.keys("asks/").await.len(), 1);
-    fixture.stop.cancel();
-    let (_, keeper) = open(Arc::new(fixture.store.clone())).await.unwrap();
-    assert_eq!(keeper.state.asks().count(), 0);
-    assert_eq!(fixture.keys("asks/").await.len(), 0);
-    assert_eq!(keeper.state.attachments().count(), 1);
+    for n in 0..2 {
+        let held = replicas.book(n).read(held).await.unwrap();
+        assert_eq!(held.len(), 1);
+        assert_eq!(held[0].addresses[0].address, address);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_controller_whose_watch_is_cut_goes_on_and_misses_nothing() {
+    let replicas = Replicas::new(2).await;
+    for uid in 1..=20 {
+        replicas.books[1].1.cut_watch();
+        claim_on(replicas.book(0), "a".to_owned(), uid).await.unwrap();
+        let seen = replicas.book(1).read(|state| state.attachments().count()).await.unwrap();
+        assert_eq!(seen, usize::try_from(uid).unwrap());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn fleet_time_runs_no_faster_with_more_controllers() {
+    let replicas = Replicas::new(3).await;
+    time::sleep(Duration::from_secs(300)).await;
+    let now = replicas.book(0).read(State::now).await.unwrap();
+    assert!((250..=300).contains(&now.0), "{now:?}");
 }
 
 #[tokio::test]

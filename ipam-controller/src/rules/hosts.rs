@@ -12,6 +12,7 @@ use crate::draft::{Decision, Draft, refuse};
 use crate::keys::Subject;
 use crate::records::Alive;
 use crate::state::{Entry, State};
+use crate::store::Revision;
 
 /// Decides the creation of a host before its agent joins.
 pub(crate) fn create(state: &State, name: &HostName, spec: &HostSpec) -> Decision<Entry<Host>> {
@@ -30,7 +31,7 @@ pub(crate) fn create(state: &State, name: &HostName, spec: &HostSpec) -> Decisio
         may_be(state, &host)?;
         draft.change_config(state);
         draft.put(&Subject::Host(name.clone()), &host);
-        Ok(Entry { record: host, revision: state.revision().next() })
+        Ok(Entry { record: host, revision: Revision::OWN })
     })
 }
 
@@ -69,7 +70,7 @@ pub(crate) fn change(
         may_be(state, &host)?;
         draft.change_config(state);
         draft.put(&Subject::Host(name.clone()), &host);
-        Ok(Entry { record: host, revision: state.revision().next() })
+        Ok(Entry { record: host, revision: Revision::OWN })
     })
 }
 

@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::draft::{Decision, Draft, refuse};
 use crate::keys::Subject;
 use crate::state::{Entry, State};
+use crate::store::Revision;
 
 /// Decides the creation of a network.
 pub(crate) fn create(
@@ -35,7 +36,7 @@ pub(crate) fn create(
         };
         draft.change_config(state);
         draft.put(&Subject::Network(name.clone()), &network);
-        Ok(Entry { record: network, revision: state.revision().next() })
+        Ok(Entry { record: network, revision: Revision::OWN })
     })
 }
 
@@ -54,7 +55,7 @@ pub(crate) fn change(
         }
         draft.change_config(state);
         draft.put(&Subject::Network(name.clone()), &record);
-        Ok(Entry { record, revision: state.revision().next() })
+        Ok(Entry { record, revision: Revision::OWN })
     })
 }
 

@@ -14,6 +14,7 @@ use crate::draft::{Decision, Draft, refuse};
 use crate::givable::Givable;
 use crate::keys::Subject;
 use crate::state::{Entry, PoolEntry, State, block_around};
+use crate::store::Revision;
 
 /// The largest block: more addresses would make one host's block most of a usual pool.
 const MOST_BLOCK_SIZE: u32 = 65_536;
@@ -52,7 +53,7 @@ pub(crate) fn create(state: &State, name: &PoolName, spec: &PoolSpec) -> Decisio
         holds_no_host(state, pool.range, name)?;
         draft.change_config(state);
         draft.put(&Subject::Pool(name.clone()), &pool);
-        Ok(Entry { record: pool, revision: state.revision().next() })
+        Ok(Entry { record: pool, revision: Revision::OWN })
     })
 }
 
@@ -78,7 +79,7 @@ pub(crate) fn change(state: &State, name: &PoolName, change: &PoolChange) -> Dec
         gives(&pool)?;
         draft.change_config(state);
         draft.put(&Subject::Pool(name.clone()), &pool);
-        Ok(Entry { record: pool, revision: state.revision().next() })
+        Ok(Entry { record: pool, revision: Revision::OWN })
     })
 }
 

@@ -6,7 +6,6 @@
 mod index;
 #[cfg(test)]
 pub(crate) mod sample;
-#[cfg_attr(not(test), expect(dead_code, reason = "the book takes it up with its catching up"))]
 mod undo;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -29,7 +28,6 @@ use crate::records::{Alive, Slot};
 use crate::runs::Runs;
 use crate::store::{Key, Revision, Snapshot, Write};
 
-#[cfg_attr(not(test), expect(unused_imports, reason = "the book takes it up"))]
 pub(crate) use self::undo::Undo;
 
 /// A record and the revision that wrote it.
@@ -238,6 +236,7 @@ impl State {
             Subject::StoreId => self.store = parse(&key(), value)?,
             Subject::Clock => self.clock = Some(entry(&key(), value, revision)?),
             Subject::Config => self.config = Some(revision),
+            Subject::Mark => {}
             Subject::Network(name) => {
                 self.networks.insert(name.clone(), entry(&key(), value, revision)?);
             }
@@ -266,7 +265,7 @@ impl State {
 
     fn delete(&mut self, subject: &Subject, effects: &mut Effects) {
         match subject {
-            Subject::StoreId => {}
+            Subject::StoreId | Subject::Mark => {}
             Subject::Clock => self.clock = None,
             Subject::Config => self.config = None,
             Subject::Network(name) => drop(self.networks.remove(name)),

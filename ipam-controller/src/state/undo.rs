@@ -54,6 +54,7 @@ impl State {
         match subject {
             // It never changes, and so has no revision that anybody could rely on.
             Subject::StoreId => Some(versioned(&self.store, Revision::default())),
+            Subject::Mark => None,
             Subject::Clock => encoded(self.clock.as_ref()),
             Subject::Config => self.config.map(|revision| versioned(&revision.0, revision)),
             Subject::Network(name) => encoded(self.networks.get(name)),

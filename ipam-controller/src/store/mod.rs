@@ -31,6 +31,9 @@ use futures_util::future::BoxFuture;
 pub(crate) struct Revision(pub(crate) u64);
 
 impl Revision {
+    /// The revision that the transaction of a decision will have, which nobody knows before.
+    pub(crate) const OWN: Self = Self(u64::MAX);
+
     /// Returns the revision after this one.
     pub(crate) fn next(self) -> Self {
         Self(self.0.saturating_add(1))

@@ -76,7 +76,7 @@ pub(in crate::http) async fn create(
     Body(spec): Body<HostSpec>,
 ) -> Answer<Versioned<HostStatus>> {
     let decide = move |state: &State| rules::create(state, &name, &spec);
-    let (host, _) = app.book.decide(decide).await?;
+    let host = app.book.change(decide).await?;
     with_status(&app, host).await
 }
 
@@ -90,7 +90,7 @@ pub(in crate::http) async fn change(
         let liveness = leases.leases().liveness(&name, Instant::now());
         rules::change(state, &name, &change, liveness)
     };
-    let (host, _) = app.book.decide(decide).await?;
+    let host = app.book.change(decide).await?;
     with_status(&app, host).await
 }
 

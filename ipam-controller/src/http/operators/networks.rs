@@ -38,7 +38,7 @@ pub(in crate::http) async fn create(
     Body(spec): Body<NetworkSpec>,
 ) -> Answer<Versioned<Network>> {
     let decide = move |state: &State| rules::create(state, &name, &spec);
-    Ok(Json(versioned(app.book.decide(decide).await?.0)))
+    Ok(Json(versioned(app.book.change(decide).await?)))
 }
 
 pub(in crate::http) async fn change(
@@ -47,7 +47,7 @@ pub(in crate::http) async fn change(
     Patch(change): Patch<NetworkChange>,
 ) -> Answer<Versioned<Network>> {
     let decide = move |state: &State| rules::change(state, &name, &change);
-    Ok(Json(versioned(app.book.decide(decide).await?.0)))
+    Ok(Json(versioned(app.book.change(decide).await?)))
 }
 
 pub(in crate::http) async fn delete(

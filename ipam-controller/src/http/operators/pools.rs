@@ -58,7 +58,7 @@ pub(in crate::http) async fn create(
     Body(spec): Body<PoolSpec>,
 ) -> Answer<Versioned<PoolUse>> {
     let decide = move |state: &State| rules::create(state, &name, &spec);
-    let (pool, _) = app.book.decide(decide).await?;
+    let pool = app.book.change(decide).await?;
     with_use(&app, pool).await
 }
 
@@ -68,7 +68,7 @@ pub(in crate::http) async fn change(
     Patch(change): Patch<PoolChange>,
 ) -> Answer<Versioned<PoolUse>> {
     let decide = move |state: &State| rules::change(state, &name, &change);
-    let (pool, _) = app.book.decide(decide).await?;
+    let pool = app.book.change(decide).await?;
     with_use(&app, pool).await
 }
 

@@ -72,7 +72,7 @@ pub(in crate::http) async fn create(
 ) -> Answer<Versioned<Reservation>> {
     let key = key(path);
     let decide = move |state: &State| rules::create(state, &key, &spec);
-    let (reservation, _) = app.book.decide(decide).await?;
+    let reservation = app.book.change(decide).await?;
     shown(&app, reservation).await
 }
 
@@ -83,7 +83,7 @@ pub(in crate::http) async fn change(
 ) -> Answer<Versioned<Reservation>> {
     let key = key(path);
     let decide = move |state: &State| rules::change(state, &key, &change);
-    let (reservation, _) = app.book.decide(decide).await?;
+    let reservation = app.book.change(decide).await?;
     shown(&app, reservation).await
 }
 
