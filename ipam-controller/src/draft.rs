@@ -57,6 +57,11 @@ impl Draft {
         self.txn.writes.insert(subject.key(), Write::Put(Bytes::from(value)));
     }
 
+    /// Writes the record for as long as this controller lives.
+    pub(crate) fn put_ephemeral<T: Serialize>(&mut self, subject: &Subject, record: &T) {
+        self.put(subject, record);
+    }
+
     /// Removes the record.
     pub(crate) fn delete(&mut self, subject: &Subject) {
         self.txn.writes.insert(subject.key(), Write::Delete);

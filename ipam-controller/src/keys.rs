@@ -59,6 +59,10 @@ pub(crate) enum Subject {
     Host(HostName),
     /// The session of a host's agent.
     Session(HostName),
+    /// Which controller hears a host's agent.
+    Heard(HostName),
+    /// Since when no controller has heard a host's agent.
+    Silent(HostName),
     /// A question to a host about one incarnation of an attachment.
     Ask(HostName, Uid),
 }
@@ -92,6 +96,8 @@ impl Subject {
             }
             Self::Host(name) => format!("hosts/{name}"),
             Self::Session(host) => format!("alive/{host}"),
+            Self::Heard(host) => format!("heard/{host}"),
+            Self::Silent(host) => format!("silent/{host}"),
             Self::Ask(host, uid) => format!("asks/{host}/{uid}"),
         }
     }
@@ -129,6 +135,8 @@ impl Subject {
             }),
             ["hosts", name] => Self::Host(name.parse().ok()?),
             ["alive", host] => Self::Session(host.parse().ok()?),
+            ["heard", host] => Self::Heard(host.parse().ok()?),
+            ["silent", host] => Self::Silent(host.parse().ok()?),
             ["asks", host, uid] => Self::Ask(host.parse().ok()?, Uid::from_str(uid).ok()?),
             _ => return None,
         })
@@ -200,6 +208,8 @@ mod tests {
             }),
             name().prop_map(Subject::Host),
             name().prop_map(Subject::Session),
+            name().prop_map(Subject::Heard),
+            name().prop_map(Subject::Silent),
             (name(), any::<u128>())
                 .prop_map(|(host, bits)| Subject::Ask(host, Token::from_bits(bits))),
         ]

@@ -7,6 +7,7 @@
 //! | [`rules`] | pure | networks, pools, hosts and sessions against each other |
 //! | [`draft`] | pure | decisions as transactions |
 //! | [`watch`], [`leases`] | pure | what hosts are told, and which were heard of |
+//! | [`listener`] | edge | looks who is heard, and writes down who is silent |
 //! | [`reclaim`] | pure | what is to be cleared away |
 //! | [`reclaimer`] | edge | clears it away |
 //! | [`book`] | edge | the one task that decides |
@@ -21,6 +22,7 @@ mod givable;
 mod http;
 mod keys;
 mod leases;
+mod listener;
 mod random;
 mod reclaim;
 mod reclaimer;
@@ -38,7 +40,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
@@ -104,7 +106,9 @@ async fn run(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<()> {
     let mut keeping = tokio::spawn(keeper.run(stop_deciding.clone()));
     let tasks = TaskTracker::new();
     tasks.spawn(reclaimer::run(book.clone(), stop_serving.clone()));
-    let router = http::router(app(book, store, &stop_serving, &tasks));
+    let app = app(book, store, &stop_serving, &tasks)?;
+    tasks.spawn(listener::run(app.book.clone(), Arc::clone(&app.leases), stop_serving.clone()));
+    let router = http::router(app);
     let mut serving = tokio::spawn(http::serve(listener, router, stop_serving.clone()));
 
     warn!("serving HTTP without TLS: whoever reaches {address} can change everything");
@@ -134,10 +138,16 @@ async fn run(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<()> {
     served
 }
 
-fn app(book: Book, store: Arc<dyn Store>, stop: &CancellationToken, tasks: &TaskTracker) -> App {
-    let leases = Arc::new(Mutex::new(Leases::new(Instant::now())));
+fn app(
+    book: Book,
+    store: Arc<dyn Store>,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) -> anyhow::Result<App> {
+    let replica = random::token().context("asking the system for random bits")?;
+    let leases = Arc::new(Mutex::new(Leases::new(replica, http::now())));
     let waiters = Waiters::default();
-    App { book, store, leases, waiters, stop: stop.clone(), tasks: tasks.clone() }
+    Ok(App { book, store, leases, waiters, stop: stop.clone(), tasks: tasks.clone() })
 }
 
 /// Tells systemd, and whoever reads the file, that requests are served.

@@ -93,3 +93,21 @@ impl Alive {
         superseded.split_off(surplus)
     }
 }
+
+/// Which controller hears a host's agent; it goes with that controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Heard {
+    /// The session in which it was heard.
+    pub(crate) session: Token,
+    /// The controller's process.
+    pub(crate) replica: Token,
+}
+
+/// No controller has heard a host's agent for a lease. It may live all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Silent {
+    /// When that was noticed.
+    pub(crate) since: FleetTime,
+    /// The session that it had then.
+    pub(crate) session: Token,
+}

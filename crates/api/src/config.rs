@@ -366,6 +366,9 @@ pub struct HostStatus {
     /// How long ago its agent was heard of, if this controller has heard of it since it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<Span>,
+    /// For how long no controller has heard of it, in fleet time, if it is silent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent: Option<Span>,
     /// How many attachments it has.
     pub attachments: u64,
     /// The agent's version, if it has joined.

@@ -1,14 +1,13 @@
 //! Pure: what the handlers share, over a store in memory that fails when it is told to, for tests.
 
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use limpet_api::host::SessionRequest;
 use limpet_net_types::Token;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{App, Waiters};
+use super::{App, Waiters, now};
 use crate::book;
 use crate::leases::Leases;
 use crate::store::Store;
@@ -22,7 +21,7 @@ pub(super) async fn app() -> (App, Faulty) {
     let (book, keeper) = book::open(Arc::clone(&store)).await.unwrap();
     let stop = CancellationToken::new();
     tokio::spawn(keeper.run(stop.clone()));
-    let leases = Arc::new(Mutex::new(Leases::new(Instant::now())));
+    let leases = Arc::new(Mutex::new(Leases::new(Token::from_bits(77), now())));
     let (waiters, tasks) = (Waiters::default(), TaskTracker::new());
     (App { book, store, leases, waiters, stop, tasks }, faults)
 }

@@ -1,8 +1,6 @@
 //! Edge: what hosts' agents say of themselves: that they join, that they are alive, that a
 //! container they were asked about is there.
 
-use std::time::Instant;
-
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
@@ -12,9 +10,10 @@ use limpet_net_types::{HostName, Uid};
 use tracing::info;
 
 use super::extract::{Body, Params};
-use super::{Answer, App, Done};
+use super::{Answer, App, Done, now};
 use crate::random;
-use crate::rules::sessions;
+use crate::rules::sessions::{self, Opening};
+use crate::rules::silence;
 use crate::state::State;
 
 pub(super) async fn join(
@@ -27,16 +26,15 @@ pub(super) async fn join(
     })?;
     let (host, leases, boot) = (name.clone(), app.leases.clone(), request.boot);
     let decide = move |state: &State| {
-        let liveness = leases
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .liveness(&host, Instant::now());
-        let joined = sessions::open(state, &host, &request, liveness, session);
+        let leases = leases.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let liveness = leases.liveness(state, &host, now());
+        let opening = Opening { liveness, session, replica: leases.replica() };
+        let joined = sessions::open(state, &host, &request, opening);
         let store = state.store();
         crate::draft::Decision { draft: joined.draft, answer: joined.answer.map(|h| (h, store)) }
     };
     let ((host, store), revision) = app.book.decide(decide).await?;
-    app.leases().hear(&name, session, Instant::now());
+    app.leases().hear(&name, session, now());
     info!(host = %name, %boot, "host joined");
     Ok(Json(Session { session, host, store, revision: revision.0 }))
 }
@@ -46,10 +44,15 @@ pub(super) async fn heartbeat(
     Params(name): Params<HostName>,
     Body(Heartbeat { session }): Body<Heartbeat>,
 ) -> Done {
-    app.leases().hear_again(&name, session, Instant::now());
+    app.leases().hear_again(&name, session, now());
     let host = name.clone();
-    app.book.decide(move |state| sessions::check(state, &host, session)).await?;
-    app.leases().hear(&name, session, Instant::now());
+    let replica = app.leases().replica();
+    let decide = move |state: &State| silence::hear(state, &host, session, replica);
+    let (silent, _) = app.book.decide(decide).await?;
+    app.leases().hear(&name, session, now());
+    if let Some(since) = silent {
+        info!(host = %name, since = since.0, "host is heard again that was silent");
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -79,7 +82,7 @@ mod tests {
         let host: HostName = "a".parse().unwrap();
         let joined = join(Shared(app.clone()), Params(host.clone()), Body(joining(1))).await;
         let session = joined.unwrap().0.session;
-        let seen = |app: &App| app.leases().last_seen(&host, Instant::now()).unwrap();
+        let seen = |app: &App| app.leases().last_seen(&host, now()).unwrap();
         let beat = |session| {
             heartbeat(Shared(app.clone()), Params(host.clone()), Body(Heartbeat { session }))
         };

@@ -15,7 +15,7 @@ pub(crate) use serve::serve;
 pub(crate) use waiters::Waiters;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -61,6 +61,11 @@ impl App {
     fn leases(&self) -> MutexGuard<'_, Leases> {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The time by which leases are counted.
+pub(crate) fn now() -> Instant {
+    time::Instant::now().into_std()
 }
 
 /// An error on its way out.

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::pools::pool_with;
 use super::sessions::Liveness;
+use super::silence;
 use crate::draft::{Decision, Draft, refuse};
 use crate::keys::Subject;
 use crate::records::Alive;
@@ -89,6 +90,7 @@ pub(crate) fn delete(state: &State, name: &HostName) -> Decision<()> {
         let session = Subject::Session(name.clone());
         draft.rely(&session, state.session(name));
         draft.delete(&session);
+        silence::forget(state, draft, name);
         for block in state.blocks().filter(|block| block.record.host == *name) {
             let subject = Subject::Block(block.record.pool.clone(), block.record.prefix);
             draft.rely_on(&subject, Some(block.revision));

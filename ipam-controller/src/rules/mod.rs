@@ -8,3 +8,4 @@ pub(crate) mod hosts;
 pub(crate) mod networks;
 pub(crate) mod pools;
 pub(crate) mod sessions;
+pub(crate) mod silence;

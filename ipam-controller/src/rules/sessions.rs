@@ -10,10 +10,11 @@ use serde_json::json;
 
 use super::hosts::{may_be, new};
 use super::pools::is_host_address;
+use super::silence::answer_for;
 use crate::alloc::claim::session;
 use crate::draft::{Decision, Draft, refuse};
 use crate::keys::Subject;
-use crate::records::Alive;
+use crate::records::{Alive, Heard};
 use crate::state::{Entry, State};
 
 /// How many addresses a host may have: each is a route on every other host.
@@ -28,7 +29,18 @@ pub(crate) enum Liveness {
     Lapsed,
 }
 
-/// Decides whether an agent may speak for a host from now on, under the token `fresh`.
+/// What an agent that asks for a session is told by the controller that it asks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opening {
+    /// Whether the host is alive.
+    pub(crate) liveness: Liveness,
+    /// The new session.
+    pub(crate) session: Token,
+    /// The controller, which answers for the host from now on.
+    pub(crate) replica: Token,
+}
+
+/// Decides whether an agent may speak for a host from now on.
 ///
 /// While the host is alive only the same machine may: the same boot, or another boot of the same
 /// installation at the same underlay address, since two machines cannot share one. Earlier boots
@@ -39,9 +51,9 @@ pub(crate) fn open(
     state: &State,
     name: &HostName,
     request: &SessionRequest,
-    liveness: Liveness,
-    fresh: Token,
+    opening: Opening,
 ) -> Decision<Host> {
+    let Opening { liveness, session, replica } = opening;
     Decision::make(|draft| {
         let before = state.session(name);
         draft.rely(&Subject::Session(name.clone()), before);
@@ -57,7 +69,7 @@ pub(crate) fn open(
             draft.change_config(state);
         }
         let alive = Alive {
-            session: fresh,
+            session,
             install: request.install,
             boot: request.boot,
             superseded,
@@ -65,13 +77,9 @@ pub(crate) fn open(
             version: request.version.chars().take(64).collect(),
         };
         draft.put(&Subject::Session(name.clone()), &alive);
+        answer_for(state, draft, name, Heard { session, replica });
         Ok(host)
     })
-}
-
-/// Checks that a host's agent may speak for it.
-pub(crate) fn check(state: &State, name: &HostName, token: Token) -> Decision<()> {
-    Decision::make(|draft| session(state, draft, name, token).map(drop))
 }
 
 /// Notes that a host says of an attachment it was asked about that it is there.
@@ -325,7 +333,8 @@ mod tests {
         request: &SessionRequest,
         liveness: Liveness,
     ) -> Result<Host, ApiError> {
-        sample.decided(|state| open(state, &name(host), request, liveness, token(99)))
+        let opening = Opening { liveness, session: token(99), replica: token(98) };
+        sample.decided(|state| open(state, &name(host), request, opening))
     }
 
     #[test]

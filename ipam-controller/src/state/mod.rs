@@ -24,7 +24,7 @@ use serde::de::DeserializeOwned;
 
 use crate::givable::Givable;
 use crate::keys::{ReservationKey, Subject, UnknownKey};
-use crate::records::{Alive, Slot};
+use crate::records::{Alive, Heard, Silent, Slot};
 use crate::runs::Runs;
 use crate::store::{Key, Revision, Snapshot, Write};
 
@@ -134,6 +134,8 @@ pub(crate) struct State {
     attachments: BTreeMap<AttachmentKey, Entry<Attachment>>,
     hosts: BTreeMap<HostName, Entry<Host>>,
     sessions: BTreeMap<HostName, Entry<Alive>>,
+    heard: BTreeMap<HostName, Entry<Heard>>,
+    silent: BTreeMap<HostName, Entry<Silent>>,
     asks: BTreeMap<(HostName, Uid), Entry<Ask>>,
     /// The pools of a network by their first addresses; they have none in common.
     ranges: BTreeMap<NetworkName, BTreeMap<IpAddr, PoolName>>,
@@ -171,6 +173,8 @@ impl State {
             attachments: BTreeMap::new(),
             hosts: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            silent: BTreeMap::new(),
             asks: BTreeMap::new(),
             ranges: BTreeMap::new(),
             owned: BTreeMap::new(),
@@ -256,6 +260,12 @@ impl State {
             Subject::Session(host) => {
                 self.sessions.insert(host.clone(), entry(&key(), value, revision)?);
             }
+            Subject::Heard(host) => {
+                self.heard.insert(host.clone(), entry(&key(), value, revision)?);
+            }
+            Subject::Silent(host) => {
+                self.silent.insert(host.clone(), entry(&key(), value, revision)?);
+            }
             Subject::Ask(host, uid) => {
                 self.asks.insert((host.clone(), *uid), entry(&key(), value, revision)?);
             }
@@ -276,6 +286,8 @@ impl State {
             Subject::Attachment(key) => self.delete_attachment(key, effects),
             Subject::Host(name) => self.delete_host(name),
             Subject::Session(host) => drop(self.sessions.remove(host)),
+            Subject::Heard(host) => drop(self.heard.remove(host)),
+            Subject::Silent(host) => drop(self.silent.remove(host)),
             Subject::Ask(host, uid) => drop(self.asks.remove(&(host.clone(), *uid))),
         }
     }
@@ -458,6 +470,21 @@ impl State {
     /// The session of a host's agent.
     pub(crate) fn session(&self, host: &HostName) -> Option<&Entry<Alive>> {
         self.sessions.get(host)
+    }
+
+    /// Which controller hears a host's agent.
+    pub(crate) fn heard(&self, host: &HostName) -> Option<&Entry<Heard>> {
+        self.heard.get(host)
+    }
+
+    /// The hosts whose agents no controller hears.
+    pub(crate) fn silences(&self) -> impl Iterator<Item = (&HostName, &Entry<Silent>)> {
+        self.silent.iter()
+    }
+
+    /// Since when no controller hears a host's agent.
+    pub(crate) fn silence(&self, host: &HostName) -> Option<&Entry<Silent>> {
+        self.silent.get(host)
     }
 
     /// The questions to all hosts.
