@@ -52,14 +52,12 @@ impl Draft {
 
     /// Writes the record.
     pub(crate) fn put<T: Serialize>(&mut self, subject: &Subject, record: &T) {
-        let value = serde_json::to_vec(record)
-            .unwrap_or_else(|error| unreachable!("records have nothing JSON lacks: {error}"));
-        self.txn.writes.insert(subject.key(), Write::Put(Bytes::from(value)));
+        self.txn.writes.insert(subject.key(), Write::Put(json(record)));
     }
 
     /// Writes the record for as long as this controller lives.
     pub(crate) fn put_ephemeral<T: Serialize>(&mut self, subject: &Subject, record: &T) {
-        self.put(subject, record);
+        self.txn.writes.insert(subject.key(), Write::Ephemeral(json(record)));
     }
 
     /// Removes the record.
@@ -77,6 +75,12 @@ impl Draft {
     pub(crate) fn into_txn(self) -> Txn {
         self.txn
     }
+}
+
+fn json<T: Serialize>(record: &T) -> Bytes {
+    let value = serde_json::to_vec(record)
+        .unwrap_or_else(|error| unreachable!("records have nothing JSON lacks: {error}"));
+    Bytes::from(value)
 }
 
 /// An error with its code and its sentence.

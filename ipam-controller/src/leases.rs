@@ -5,6 +5,9 @@
 //! has heard itself and by the keys that it has seen missing while it served; of a time in which it
 //! was frozen, or the store away, it knows nothing, and for one lease after it judges nobody.
 
+#[cfg(test)]
+mod simulation;
+
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -45,9 +48,9 @@ pub(crate) struct Leases {
 #[derive(Clone, Copy, Debug, Default)]
 struct Lease {
     heard: Option<Heard>,
-    /// Whether this controller answered for it at the last look.
+    /// Whether this controller is the last that answered for it.
     mine: bool,
-    /// Since when nobody answers for it.
+    /// Since when it is seen that nobody answers for it.
     unanswered: Option<Instant>,
 }
 
@@ -113,9 +116,9 @@ impl Leases {
         let answered = state.heard(host).is_some();
         let lapsed = !answered
             && self.may_judge(now)
-            && self.hosts.get(host).and_then(Lease::unheard_since).is_some_and(
-                |unheard| now.saturating_duration_since(unheard.max(self.listening)) >= LEASE,
-            );
+            && self.hosts.get(host).and_then(Lease::unheard_since).is_some_and(|unheard| {
+                now.saturating_duration_since(unheard.max(self.listening)) >= LEASE
+            });
         if lapsed { Liveness::Lapsed } else { Liveness::Alive }
     }
 
@@ -153,16 +156,23 @@ impl Leases {
             let answering = state.heard(host).map(|heard| heard.record);
             let lease = self.hosts.entry(host.clone()).or_default();
             lease.follow(answering, self.replica, now);
-            let Some(unheard) = lease.unheard_since() else { continue };
-            let unheard = now.saturating_duration_since(unheard.max(self.listening));
-            if unheard < GOING || state.silence(host).is_some() {
+            let is_anothers = answering.is_some_and(|heard| heard.replica != self.replica);
+            let ago = |then: Instant| now.saturating_duration_since(then.max(self.listening));
+            let heard = lease.heard.map(|heard| ago(heard.at));
+            let is_well = heard.is_some_and(|heard| heard < GOING);
+            if is_anothers || is_well || state.silence(host).is_some() {
                 continue;
             }
             going += 1;
-            match answering {
-                _ if unheard < LEASE => {}
-                Some(_) => look.unheard.push(host.clone()),
-                None => look.silent.push((host.clone(), session.record.session)),
+            if heard.is_some_and(|heard| heard < LEASE) {
+                continue;
+            }
+            match lease.unanswered {
+                None => look.unheard.push(host.clone()),
+                Some(since) if ago(since) >= LEASE => {
+                    look.silent.push((host.clone(), session.record.session));
+                }
+                Some(_) => {}
             }
         }
         let lately = |since: FleetTime| since.plus(LATELY) > state.now();
@@ -183,13 +193,12 @@ impl Lease {
             // Written by a request whose outcome was not known, perhaps.
             self.heard.get_or_insert(Heard { session, at: now });
         }
-        self.unanswered = match answering {
-            Some(_) => None,
-            // Nobody has heard the host since this controller did, or another would answer.
-            None if self.mine => self.heard.map(|heard| heard.at).or(Some(now)),
-            None => self.unanswered.or(Some(now)),
-        };
-        self.mine = mine.is_some();
+        if answering.is_some() {
+            self.mine = mine.is_some();
+            self.unanswered = None;
+        } else {
+            self.unanswered.get_or_insert(now);
+        }
     }
 
     /// Since when nobody is known to have heard the host; nothing while another controller answers
@@ -197,6 +206,7 @@ impl Lease {
     fn unheard_since(&self) -> Option<Instant> {
         let heard = self.heard.map(|heard| heard.at);
         if self.mine {
+            // Whoever had heard it since would answer for it.
             return heard;
         }
         self.unanswered.map(|since| heard.map_or(since, |heard| heard.max(since)))

@@ -69,6 +69,8 @@ impl State {
             Subject::Attachment(key) => encoded(self.attachments.get(key)),
             Subject::Host(name) => encoded(self.hosts.get(name)),
             Subject::Session(host) => encoded(self.sessions.get(host)),
+            Subject::Heard(host) => encoded(self.heard(host)),
+            Subject::Silent(host) => encoded(self.silence(host)),
             Subject::Ask(host, uid) => encoded(self.ask(host, *uid)),
         }
     }
