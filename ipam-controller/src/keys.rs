@@ -57,6 +57,9 @@ pub(crate) enum Subject {
     Attachment(AttachmentKey),
     /// A host.
     Host(HostName),
+    /// What every choice of a MAC address by a caller compares and puts, and every other claim
+    /// compares: a MAC address is no key, so that two choices at once could be the same.
+    MacChoice(NetworkName),
     /// The session of a host's agent.
     Session(HostName),
     /// Which controller hears a host's agent.
@@ -95,6 +98,7 @@ impl Subject {
                 format!("attachments/{host}/{network}/{container}/{ifname}")
             }
             Self::Host(name) => format!("hosts/{name}"),
+            Self::MacChoice(network) => format!("macs/{network}"),
             Self::Session(host) => format!("alive/{host}"),
             Self::Heard(host) => format!("heard/{host}"),
             Self::Silent(host) => format!("silent/{host}"),
@@ -134,6 +138,7 @@ impl Subject {
                 ifname: ifname.parse().ok()?,
             }),
             ["hosts", name] => Self::Host(name.parse().ok()?),
+            ["macs", network] => Self::MacChoice(network.parse().ok()?),
             ["alive", host] => Self::Session(host.parse().ok()?),
             ["heard", host] => Self::Heard(host.parse().ok()?),
             ["silent", host] => Self::Silent(host.parse().ok()?),
@@ -207,6 +212,7 @@ mod tests {
                 Subject::Attachment(AttachmentKey { host, network, container, ifname })
             }),
             name().prop_map(Subject::Host),
+            name().prop_map(Subject::MacChoice),
             name().prop_map(Subject::Session),
             name().prop_map(Subject::Heard),
             name().prop_map(Subject::Silent),

@@ -14,7 +14,9 @@ use serde_json::json;
 
 use super::ends::ask;
 use super::pools::{Workload, families, is_sticky, named, serving};
-use super::wanted::{asked_for, draining, mac_held, mac_of, not_in_pool, not_kept, one_per_family};
+use super::wanted::{
+    asked_for, draining, mac_choice, mac_held, mac_of, not_in_pool, not_kept, one_per_family,
+};
 use super::{Outcome, Patience, pick};
 use crate::draft::{Decision, Draft, refuse};
 use crate::keys::Subject;
@@ -148,6 +150,7 @@ impl Claimant<'_> {
             },
             None => self.choose(draft, true)?,
         };
+        mac_choice(self.state, draft, &self.key.network, self.wanted.mac.is_some());
         if let Some(mac) = chosen.mac {
             self.check_mac(mac)?;
         }

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::ends::ask;
 use super::pools::{Workload, families, named, serving};
-use super::wanted::{asked_for, draining, mac_held, mac_of, not_kept, one_per_family};
+use super::wanted::{asked_for, draining, mac_choice, mac_held, mac_of, not_kept, one_per_family};
 use super::{Outcome, Patience, pick};
 use crate::draft::{Decision, Draft, refuse};
 use crate::keys::{ReservationKey, Subject};
@@ -42,6 +42,7 @@ pub(crate) fn create(
             return same(existing, spec);
         }
         let addresses = choose(state, draft, key, spec)?;
+        mac_choice(state, draft, &key.network, spec.mac.is_some());
         let mac = mac(state, key, spec, &addresses)?;
         let reservation = Reservation {
             network: key.network.clone(),

@@ -503,6 +503,7 @@ fn a_claim_and_an_end_compare_all_that_they_rely_on() {
             "attachments/a/blue/c1/eth0",
             "blocks/p/0a000000-30",
             "hosts/a",
+            "macs/blue",
             "networks/blue",
             "pools/p",
             "reservations/blue/_/web-0",

@@ -9,8 +9,8 @@ use limpet_api::{ApiError, ErrorCode};
 use limpet_net_types::{Family, Mac, NetworkName};
 use serde_json::json;
 
-use crate::draft::refuse;
-use crate::keys::ReservationKey;
+use crate::draft::{Draft, refuse};
+use crate::keys::{ReservationKey, Subject};
 use crate::records::{Owner, Slot};
 use crate::state::{PoolEntry, State, is_of};
 
@@ -102,6 +102,15 @@ pub(super) fn mac_held(mac: Mac, holder: &Attachment) -> ApiError {
     );
     ApiError::new(ErrorCode::MacHeld, text)
         .with_details(json!({ "mac": mac, "host": host, "container": container }))
+}
+
+/// Relies on nobody having chosen a MAC address meanwhile; with `chosen`, this is such a choice.
+pub(super) fn mac_choice(state: &State, draft: &mut Draft, network: &NetworkName, chosen: bool) {
+    let subject = Subject::MacChoice(network.clone());
+    draft.rely_on(&subject, state.mac_choice(network));
+    if chosen {
+        draft.put(&subject, &state.revision().0);
+    }
 }
 
 /// The MAC address of an interface for which none was asked: of its IPv4 address, which makes

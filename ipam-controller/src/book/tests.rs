@@ -343,3 +343,31 @@ async fn a_store_with_unknown_records_is_not_opened() {
         assert!(error.to_string().contains(key), "{error}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_mac_address_that_two_controllers_are_asked_for_at_once_goes_to_one_container() {
+    let replicas = Replicas::new(2).await;
+    for (host, uid) in [("a", 101), ("b", 102)] {
+        // With a block each, they have nothing but the MAC address in common.
+        claim_on(replicas.book(0), host.to_owned(), uid).await.unwrap();
+    }
+    let claiming = |n: usize| {
+        let (book, uid) = (replicas.book(n), u128::try_from(n).unwrap() + 1);
+        let key = AttachmentKey {
+            host: name(["a", "b"][n]),
+            network: name("blue"),
+            container: name(&format!("c{uid}")),
+            ifname: name("eth0"),
+        };
+        let wanted = Wanted { mac: Some(name("02:00:00:00:00:09")), ..Wanted::default() };
+        let (session, uid) = (Token::from_bits(7), Token::from_bits(uid));
+        let request = ClaimRequest { session, uid, wanted };
+        let decide = move |state: &State| claim(state, &key, &request, Patience::Left);
+        tokio::spawn(async move { book.decide(decide).await.map(drop).map_err(|e| e.code) })
+    };
+    replicas.books[0].1.plan(Fault::Slow(Duration::from_secs(2)));
+    let decided_first = claiming(0);
+    time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(claiming(1).await.unwrap(), Ok(()));
+    assert_eq!(decided_first.await.unwrap(), Err(ErrorCode::MacHeld));
+}

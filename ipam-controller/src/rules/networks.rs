@@ -72,6 +72,7 @@ pub(crate) fn delete(state: &State, name: &NetworkName) -> Decision<()> {
         }
         draft.change_config(state);
         draft.delete(&Subject::Network(name.clone()));
+        draft.delete(&Subject::MacChoice(name.clone()));
         Ok(())
     })
 }

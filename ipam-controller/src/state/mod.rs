@@ -126,6 +126,7 @@ pub(crate) struct State {
     store: Token,
     clock: Option<Entry<FleetTime>>,
     config: Option<Revision>,
+    mac_choices: BTreeMap<NetworkName, Revision>,
     networks: BTreeMap<NetworkName, Entry<Network>>,
     pools: BTreeMap<PoolName, PoolEntry>,
     blocks: BTreeMap<PoolName, BTreeMap<u128, BlockEntry>>,
@@ -165,6 +166,7 @@ impl State {
             store: parse(crate::keys::STORE_ID, &identity.value)?,
             clock: None,
             config: None,
+            mac_choices: BTreeMap::new(),
             networks: BTreeMap::new(),
             pools: BTreeMap::new(),
             blocks: BTreeMap::new(),
@@ -257,6 +259,9 @@ impl State {
                 self.put_attachment(entry(&key(), value, revision)?, effects);
             }
             Subject::Host(name) => self.put_host(name, entry(&key(), value, revision)?),
+            Subject::MacChoice(network) => {
+                self.mac_choices.insert(network.clone(), revision);
+            }
             Subject::Session(host) => {
                 self.sessions.insert(host.clone(), entry(&key(), value, revision)?);
             }
@@ -285,6 +290,7 @@ impl State {
             Subject::Reservation(name) => self.delete_reservation(name),
             Subject::Attachment(key) => self.delete_attachment(key, effects),
             Subject::Host(name) => self.delete_host(name),
+            Subject::MacChoice(network) => drop(self.mac_choices.remove(network)),
             Subject::Session(host) => drop(self.sessions.remove(host)),
             Subject::Heard(host) => drop(self.heard.remove(host)),
             Subject::Silent(host) => drop(self.silent.remove(host)),
@@ -315,6 +321,11 @@ impl State {
     /// The revision of the last change of networks, pools or hosts.
     pub(crate) fn config(&self) -> Option<Revision> {
         self.config
+    }
+
+    /// The revision of the last choice of a MAC address in a network by a caller.
+    pub(crate) fn mac_choice(&self, network: &NetworkName) -> Option<Revision> {
+        self.mac_choices.get(network).copied()
     }
 
     /// All networks, by name.

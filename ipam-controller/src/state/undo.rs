@@ -57,6 +57,9 @@ impl State {
             Subject::Mark => None,
             Subject::Clock => encoded(self.clock.as_ref()),
             Subject::Config => self.config.map(|revision| versioned(&revision.0, revision)),
+            Subject::MacChoice(network) => {
+                self.mac_choice(network).map(|revision| versioned(&revision.0, revision))
+            }
             Subject::Network(name) => encoded(self.networks.get(name)),
             Subject::Pool(name) => {
                 self.pools.get(name).map(|pool| versioned(&pool.record, pool.revision))
