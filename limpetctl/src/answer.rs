@@ -1,11 +1,13 @@
 //! Pure: answers, kept as they came beside what this version reads of them.
 
 use limpet_api::Listing;
+use limpet_api::book::Released;
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use crate::cli::Output;
+use crate::table;
 
 /// A record as the controller gave it, and as this version reads it.
 ///
@@ -40,11 +42,27 @@ pub(crate) fn json(answer: &impl Serialize) -> anyhow::Result<String> {
 }
 
 /// What a deletion prints: for people that it is done, for programs what was answered, which may be nothing.
-pub(crate) fn gone(answer: &Value, done: &str, output: Output) -> anyhow::Result<String> {
-    match output {
-        Output::Table => Ok(format!("{done}\n")),
-        Output::Json if answer.is_null() => Ok(String::new()),
-        Output::Json => json(answer),
+pub(crate) fn gone(answer: Option<&Value>, done: &str, output: Output) -> anyhow::Result<String> {
+    match (output, answer.filter(|answer| !answer.is_null())) {
+        (Output::Table, _) => Ok(format!("{done}\n")),
+        (Output::Json, None) => Ok(String::new()),
+        (Output::Json, Some(answer)) => json(answer),
+    }
+}
+
+/// What a release of `what` prints: the addresses too, where the controller that did it answered.
+pub(crate) fn released(
+    answer: Option<&Answer<Released>>,
+    what: &str,
+    output: Output,
+) -> anyhow::Result<String> {
+    match (output, answer) {
+        (Output::Table, Some(released)) => {
+            Ok(format!("{what} is released: {}\n", table::list(&released.record.addresses)))
+        }
+        (Output::Table, None) => Ok(format!("{what} is released\n")),
+        (Output::Json, Some(released)) => json(released),
+        (Output::Json, None) => Ok(String::new()),
     }
 }
 

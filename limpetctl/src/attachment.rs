@@ -105,16 +105,11 @@ pub(crate) fn run(args: &Args, controller: &Controller, output: Output) -> anyho
         Verb::Show { which } => render(&one(which, controller)?, output)?,
         Verb::Release { which, yes: true } => {
             let attachment = one(which, controller)?.record;
-            let released: Answer<Released> = controller
+            let released: Option<Answer<Released>> = controller
                 .delete(&paths::attachment(&attachment.key))
                 .with_context(|| format!("releasing the attachment of {}", label(&attachment)))?;
-            match output {
-                Output::Json => answer::json(&released)?,
-                Output::Table => {
-                    let addresses = table::list(&released.record.addresses);
-                    format!("the attachment of {} is released: {addresses}\n", label(&attachment))
-                }
-            }
+            let what = format!("the attachment of {}", label(&attachment));
+            answer::released(released.as_ref(), &what, output)?
         }
         Verb::Release { which, yes: false } => {
             return Ok(Done::Plan(plan(&one(which, controller)?.record)));

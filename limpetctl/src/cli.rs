@@ -35,7 +35,7 @@ pub(crate) struct Cli {
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
     /// Where a controller listens: http://host:port, or unix: and the path of a socket. Repeated or comma
-    /// separated: the first that can be connected to is asked
+    /// separated: the first is asked, and where one does not answer or cannot serve, the next
     #[arg(
         long,
         global = true,
@@ -52,7 +52,7 @@ pub(crate) struct Global {
     #[arg(value_parser = clap::builder::BoolishValueParser::new())]
     pub(crate) plain_http: bool,
 
-    /// How long to wait for a connection, and then for an answer, such as 5s or 1m
+    /// How long one controller may take for its answer, such as 5s or 1m
     #[arg(long, global = true, env = "LIMPET_TIMEOUT", value_parser = wait, value_name = "TIME")]
     #[arg(default_value = "10s")]
     pub(crate) timeout: Duration,

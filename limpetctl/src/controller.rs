@@ -3,14 +3,15 @@
 use std::net::IpAddr;
 
 use anyhow::Context;
-use limpet_api::client::{Call, Client, ClientError, Endpoint, Method};
+use limpet_api::ErrorCode;
+use limpet_api::client::{Attempted, Call, Client, ClientError, Endpoint, Method};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::cli::{Global, Misuse};
 
-/// The controllers named on the command line, of which the first that can be connected to answers.
+/// The controllers named on the command line, of which the first that can serve answers.
 pub(crate) struct Controller {
     client: Client,
     runtime: Runtime,
@@ -69,14 +70,27 @@ impl Controller {
         self.ask(&Call::with_body(Method::PATCH, path, change)?)
     }
 
-    /// DELETE.
-    pub(crate) fn delete<A: DeserializeOwned>(&self, path: &str) -> Result<A, ClientError> {
-        self.ask(&Call::new(Method::DELETE, path))
+    /// DELETE; none where it is gone and was so when the controller that answered was asked.
+    ///
+    /// A controller that did not answer may have deleted it, or somebody else in the same moment. Whoever wanted it gone
+    /// has what he wanted, so that is no error. Without an earlier attempt it is one.
+    pub(crate) fn delete<A: DeserializeOwned>(&self, path: &str) -> Result<Option<A>, ClientError> {
+        let call = Call::new(Method::DELETE, path);
+        let Attempted { answer, unsure } = self.runtime.block_on(self.client.attempt(&call));
+        match answer {
+            Err(ClientError::Refused(error)) if unsure && is_gone(error.code) => Ok(None),
+            other => other.map(Some),
+        }
     }
 
     fn ask<A: DeserializeOwned>(&self, call: &Call) -> Result<A, ClientError> {
         self.runtime.block_on(self.client.call(call))
     }
+}
+
+/// Whether a controller says by this that there is no such record. An unknown path says nothing of records.
+fn is_gone(code: ErrorCode) -> bool {
+    code.status() == 404 && code != ErrorCode::NotFound
 }
 
 /// Whether requests to `endpoint` never leave this machine.
@@ -90,6 +104,12 @@ fn stays_here(endpoint: &Endpoint) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_record_that_is_not_there_is_gone() {
+        assert!(is_gone(ErrorCode::PoolNotFound) && is_gone(ErrorCode::AttachmentNotFound));
+        assert!(!is_gone(ErrorCode::NotFound) && !is_gone(ErrorCode::PoolInUse));
+    }
 
     #[test]
     fn only_this_machine_needs_no_leave_for_plain_http() {

@@ -27,9 +27,11 @@ fn of_client(error: &ClientError) -> Option<&'static str> {
         ClientError::Connect { .. } => Some(
             "is limpet-controller running there? --controller or LIMPET_CONTROLLER says where it is",
         ),
-        ClientError::TimedOut { .. } | ClientError::Broken { .. } => Some(
-            "a change may have been made all the same: look before you repeat it; --timeout waits longer",
-        ),
+        ClientError::TimedOut { .. } | ClientError::Broken { .. } | ClientError::Left { .. } => {
+            Some(
+                "a change may have been made all the same: look before you repeat it; --timeout waits longer",
+            )
+        }
         ClientError::Garbage { .. } => {
             Some("is it a limpet-controller that listens there, and of this version?")
         }

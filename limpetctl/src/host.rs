@@ -107,8 +107,8 @@ pub(crate) fn run(args: &Args, controller: &Controller, output: Output) -> anyho
         }
         Verb::Delete { name, yes: true } => {
             let deleted = controller.delete(&paths::host(name));
-            let answer: Value = deleted.with_context(|| format!("deleting host {name}"))?;
-            answer::gone(&answer, &format!("host {name} is deleted"), output)?
+            let answer: Option<Value> = deleted.with_context(|| format!("deleting host {name}"))?;
+            answer::gone(answer.as_ref(), &format!("host {name} is deleted"), output)?
         }
         Verb::Delete { name, yes: false } => return planned(name, controller).map(Done::Plan),
     };

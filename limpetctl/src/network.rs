@@ -100,8 +100,9 @@ pub(crate) fn run(args: &Args, controller: &Controller, output: Output) -> anyho
         }
         Verb::Delete { name, yes: true } => {
             let deleted = controller.delete(&paths::network(name));
-            let answer: Value = deleted.with_context(|| format!("deleting network {name}"))?;
-            answer::gone(&answer, &format!("network {name} is deleted"), output)?
+            let answer: Option<Value> =
+                deleted.with_context(|| format!("deleting network {name}"))?;
+            answer::gone(answer.as_ref(), &format!("network {name} is deleted"), output)?
         }
         Verb::Delete { name, yes: false } => return planned(name, controller).map(Done::Plan),
     };

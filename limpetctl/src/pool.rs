@@ -166,8 +166,8 @@ pub(crate) fn run(args: &Args, controller: &Controller, output: Output) -> anyho
         }
         Verb::Delete { name, yes: true } => {
             let deleted = controller.delete(&paths::pool(name));
-            let answer: Value = deleted.with_context(|| format!("deleting pool {name}"))?;
-            answer::gone(&answer, &format!("pool {name} is deleted"), output)?
+            let answer: Option<Value> = deleted.with_context(|| format!("deleting pool {name}"))?;
+            answer::gone(answer.as_ref(), &format!("pool {name} is deleted"), output)?
         }
         Verb::Delete { name, yes: false } => {
             return Ok(Done::Plan(plan(&one(name, controller)?.record)));

@@ -142,15 +142,9 @@ pub(crate) fn run(args: &Args, controller: &Controller, output: Output) -> anyho
         Verb::Release { which, yes: true } => {
             let (path, label) = place(&one(which, controller)?.record);
             let released = controller.delete(&path);
-            let released: Answer<Released> =
+            let released: Option<Answer<Released>> =
                 released.with_context(|| format!("releasing the reservation of {label}"))?;
-            match output {
-                Output::Json => answer::json(&released)?,
-                Output::Table => {
-                    let addresses = table::list(&released.record.addresses);
-                    format!("the reservation of {label} is released: {addresses}\n")
-                }
-            }
+            answer::released(released.as_ref(), &format!("the reservation of {label}"), output)?
         }
         Verb::Release { which, yes: false } => {
             return Ok(Done::Plan(plan(&one(which, controller)?.record)));

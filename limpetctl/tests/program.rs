@@ -435,3 +435,60 @@ fn help_and_version_are_results() {
         assert!(!output.stdout.is_empty() && output.stderr.is_empty());
     }
 }
+
+#[test]
+fn of_several_controllers_one_that_works_answers_and_nobody_notices_the_others() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let works = Fake::always(ok(&listing(&[network("corp")])));
+    for broken in [
+        Reply::Silence,
+        Reply::Bytes(b"220 mail.example ESMTP\r\n"),
+        Reply::Bytes(b""),
+        Reply::Http(200, "<html>".to_owned()),
+        refusal(503, "unavailable", "the store is away"),
+    ] {
+        let broken = Fake::always(broken);
+        let urls = format!("http://{free},{},{}", broken.url, works.url);
+        let output = run(&urls, "network");
+        assert_exit(&output, 0);
+        assert!(stdout(&output).contains("corp"), "{}", stdout(&output));
+        assert_eq!(stderr(&output), "");
+        assert!(broken.asked().contains(&"GET /v1/networks".to_owned()));
+    }
+}
+
+#[test]
+fn what_another_controller_has_deleted_without_an_answer_is_deleted() {
+    let gone = |request: &str| match request {
+        "GET /v1/attachments" | "GET /v1/reservations" => ok(&listing(&[reservation("prod")])),
+        _ if request.contains("reservations") => {
+            refusal(404, "reservation-not-found", "there is no such reservation")
+        }
+        _ => refusal(404, "network-not-found", "there is no network corp"),
+    };
+    // The first one does it and dies before it says so.
+    let dies = Fake::start(move |request| match request {
+        _ if request.starts_with("DELETE") => Reply::Bytes(b""),
+        _ => gone(request),
+    });
+    let other = Fake::start(gone);
+    let urls = format!("{},{}", dies.url, other.url);
+    let output = run(&urls, "network delete corp --yes");
+    assert_exit(&output, 0);
+    assert_eq!(stdout(&output), "network corp is deleted\n");
+    let output = run(&urls, "reservation release web-0 --yes");
+    assert_exit(&output, 0);
+    assert!(stdout(&output).contains("is released\n"), "{}", stdout(&output));
+    let output = run(&urls, "network delete corp --yes -o json");
+    assert_exit(&output, 0);
+    assert_eq!(stdout(&output), "");
+    // Where every answer was heard it was not there.
+    let output = run(&other.url, "network delete corp --yes");
+    assert_exit(&output, 1);
+    let urls = format!(
+        "http://{},{}",
+        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap(),
+        other.url
+    );
+    assert_exit(&run(&urls, "network delete corp --yes"), 1);
+}

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use limpet_api::client::{Call, Client, ClientError};
+use limpet_api::client::{Attempted, Call, Client, ClientError};
 use limpet_api::host::{LEASE_SECONDS, Session, SessionRequest};
 use limpet_api::{ApiError, ErrorCode};
 use limpet_net_types::{HostName, Token, Uid};
@@ -115,12 +115,12 @@ pub(crate) enum Patience {
 
 impl Agent {
     pub(crate) fn new(config: Config, identity: Identity) -> Self {
-        let client = |limit| Client::new(config.controller.clone(), limit);
+        let quick = Client::new(config.controller.clone(), QUICK);
         Self {
             identity,
             choice: Choice { underlay: config.underlay, skipped: config.skip_device.clone() },
-            quick: client(QUICK),
-            patient: client(PATIENT),
+            patient: quick.with_limit(PATIENT),
+            quick,
             config,
             state: Mutex::default(),
             look: Notify::new(),
@@ -138,22 +138,31 @@ impl Agent {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks a controller, and notes whether one answered.
+    /// Asks a controller, and another one where it fails, and notes whether one answered.
     pub(crate) async fn ask<A: DeserializeOwned>(
         &self,
         call: &Call,
         patience: Patience,
     ) -> Result<A, ClientError> {
+        self.attempt(call, patience).await.answer
+    }
+
+    /// The same, and tells whether a controller that did not answer may have done it too.
+    pub(crate) async fn attempt<A: DeserializeOwned>(
+        &self,
+        call: &Call,
+        patience: Patience,
+    ) -> Attempted<A> {
         let client = match patience {
             Patience::Short => &self.quick,
             Patience::Long => &self.patient,
         };
-        let answer = client.call(call).await;
-        match &answer {
+        let attempted = client.attempt(call).await;
+        match &attempted.answer {
             Ok(_) | Err(ClientError::Refused(_)) => self.heard(),
             Err(error) => self.unheard(error),
         }
-        answer
+        attempted
     }
 
     /// The client for streams.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use limpet_api::book::{Attachment, AttachmentKey};
-use limpet_api::client::{Call, ClientError, Method};
+use limpet_api::client::{Attempted, Call, ClientError, Method};
 use limpet_api::config::{Network, PoolState, PoolUse};
 use limpet_api::host::{ClaimRequest, Claimed, Wanted};
 use limpet_api::socket::{
@@ -170,7 +170,13 @@ impl Claim<'_> {
                 Err(error) => return Err(self.give_up(unknown, error)),
             };
             let error = match timeout_at(self.deadline, self.once(session)).await {
-                Ok(Ok(claimed)) => return Ok(claimed),
+                Ok(Ok(Attempted { answer: Ok(claimed), .. })) => return Ok(claimed),
+                Ok(Ok(Attempted { answer: Err(error), unsure })) => {
+                    if unsure {
+                        unknown = Some(session);
+                    }
+                    error
+                }
                 Ok(Err(error)) => error,
                 Err(_) => {
                     let words = format!("no controller answered a claim within {ATTACH:?}");
@@ -200,13 +206,15 @@ impl Claim<'_> {
         }
     }
 
-    async fn once(&self, session: Token) -> Result<Claimed, ClientError> {
+    /// One round through the controllers. A claim that one of them did not answer is made again at another under the
+    /// same uid, so that it is the same claim.
+    async fn once(&self, session: Token) -> Result<Attempted<Claimed>, ClientError> {
         let host = self.agent.identity.host.clone();
         let Key { network, container, ifname } = self.key.clone();
         let path = paths::claim(&AttachmentKey { host, network, container, ifname });
         let request = ClaimRequest { session, uid: self.uid, wanted: self.wanted.clone() };
         let call = Call::with_body(Method::PUT, path, &request)?;
-        self.agent.ask(&call, Patience::Long).await
+        Ok(self.agent.attempt(&call, Patience::Long).await)
     }
 
     /// The claim has failed; if one of its attempts may still succeed, its session must not be used any more, and
@@ -226,7 +234,8 @@ fn may_repeat(error: &ClientError) -> bool {
         ClientError::Connect { .. }
         | ClientError::TimedOut { .. }
         | ClientError::Broken { .. }
-        | ClientError::Garbage { .. } => true,
+        | ClientError::Garbage { .. }
+        | ClientError::Left { .. } => true,
         ClientError::Request(_) => false,
         ClientError::Refused(error) => matches!(
             error.code,

@@ -156,7 +156,8 @@ fn is_for_all(error: &ClientError) -> bool {
         ClientError::Connect { .. }
         | ClientError::TimedOut { .. }
         | ClientError::Broken { .. }
-        | ClientError::Garbage { .. } => true,
+        | ClientError::Garbage { .. }
+        | ClientError::Left { .. } => true,
         ClientError::Request(_) => false,
         ClientError::Refused(error) => error.code.is_transient(),
     }

@@ -194,8 +194,9 @@ async fn stream(agent: &Agent, anew: bool, complaint: &mut String) -> Result<(),
             info!("the watch is back");
             complaint.clear();
         }
-        let news = agent.state().view.apply(line)?;
-        match news {
+        let applied = agent.state().view.apply(line);
+        // One that is behind is asked again when it has caught up, and until then another.
+        match applied.inspect_err(|_| lines.leave())? {
             News::None => continue,
             // An ADD is under way perhaps, and need not share the processor with a pass.
             News::OfOwn => agent.look_soon.notify_one(),

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path as At, Query, State};
+use axum::extract::{Path as At, Query, Request, State};
 use axum::http::StatusCode;
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use limpet_api::book::{Attachment, AttachmentKey, Held};
 use limpet_api::config::{Host, Network, Pool, PoolState, Role, Select, Sticky};
 use limpet_api::host::{
@@ -52,6 +54,8 @@ pub(crate) struct Book {
 pub(crate) struct Fake {
     pub(crate) path: PathBuf,
     shared: Arc<Shared>,
+    /// Whether it is stopped: it may have read what it was asked, and does not say a word.
+    stopped: Arc<AtomicBool>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -87,9 +91,23 @@ impl Fake {
             book: Mutex::new(Book { snapshot, revision: 10, ..Book::default() }),
             lines: broadcast::Sender::new(1000),
         });
-        let path = dir.join("controller.sock");
-        let task = serve(&path, Arc::clone(&shared));
-        Self { path, shared, task }
+        Self::serve(dir.join("controller.sock"), shared)
+    }
+
+    /// Another controller of the same store.
+    pub(crate) fn replica(&self, name: &str) -> Self {
+        Self::serve(self.path.with_file_name(name), Arc::clone(&self.shared))
+    }
+
+    fn serve(path: PathBuf, shared: Arc<Shared>) -> Self {
+        let stopped = Arc::new(AtomicBool::new(false));
+        let task = serve(&path, Arc::clone(&shared), Arc::clone(&stopped));
+        Self { path, shared, stopped, task }
+    }
+
+    /// Does what it is asked from now on, and neither answers nor tells of anything.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
@@ -110,7 +128,7 @@ impl Fake {
 
     /// Is back.
     pub(crate) fn come_back(&mut self) {
-        self.task = serve(&self.path, Arc::clone(&self.shared));
+        self.task = serve(&self.path, Arc::clone(&self.shared), Arc::clone(&self.stopped));
     }
 }
 
@@ -120,14 +138,34 @@ impl Drop for Fake {
     }
 }
 
-fn serve(path: &Path, shared: Arc<Shared>) -> tokio::task::JoinHandle<()> {
+fn serve(
+    path: &Path,
+    shared: Arc<Shared>,
+    stopped: Arc<AtomicBool>,
+) -> tokio::task::JoinHandle<()> {
     let app = Router::new()
         .route(route::SESSION, post(session))
         .route(route::HEARTBEAT, post(heartbeat))
         .route(route::WATCH, get(watch))
         .route(route::ASK, post(present))
         .route(route::CLAIM, put(claim).delete(end))
-        .with_state(shared);
+        .with_state(shared)
+        .layer(middleware::from_fn(move |request: Request, next: Next| {
+            let stopped = Arc::clone(&stopped);
+            async move {
+                let answer = next.run(request).await;
+                unless(&stopped).await;
+                answer.map(|body| {
+                    Body::from_stream(body.into_data_stream().then(move |part| {
+                        let stopped = Arc::clone(&stopped);
+                        async move {
+                            unless(&stopped).await;
+                            part
+                        }
+                    }))
+                })
+            }
+        }));
     let listener = UnixListener::bind(path).unwrap();
     tokio::spawn(async move {
         // Connections are tasks of their own; when this one is aborted they must go too.
@@ -143,6 +181,12 @@ fn serve(path: &Path, shared: Arc<Shared>) -> tokio::task::JoinHandle<()> {
             });
         }
     })
+}
+
+async fn unless(stopped: &AtomicBool) {
+    if stopped.load(Ordering::SeqCst) {
+        std::future::pending::<()>().await;
+    }
 }
 
 type Book_ = State<Arc<Shared>>;
@@ -239,10 +283,13 @@ async fn claim(
         return response;
     }
     let mut book = shared.book();
-    let attachment = attachment(&key, &request, book.claims.len());
-    book.snapshot.attachments.push(attachment.clone());
-    let own = vec![OwnChange::AttachmentSet(attachment.clone())];
-    shared.commit(&mut book, Changes { own, ..Changes::default() });
+    let known = book.snapshot.attachments.iter().find(|known| known.uid == request.uid).cloned();
+    let attachment = known.clone().unwrap_or_else(|| attachment(&key, &request, book.claims.len()));
+    if known.is_none() {
+        book.snapshot.attachments.push(attachment.clone());
+        let own = vec![OwnChange::AttachmentSet(attachment.clone())];
+        shared.commit(&mut book, Changes { own, ..Changes::default() });
+    }
     let network = book.snapshot.networks[0].clone();
     Json(Claimed { attachment, network, revision: book.revision }).into_response()
 }
