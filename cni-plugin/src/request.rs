@@ -349,7 +349,11 @@ mod tests {
         let args = json!({"args": {"limpet": {"namespace": "a", "name": "a-0"}}});
         let names = |fields: &Value, args: &str| {
             let wanted = wanted(fields, args).unwrap();
-            format!("{}/{}", wanted.namespace, wanted.name.map(String::from).unwrap_or_default())
+            format!(
+                "{}/{}",
+                wanted.namespace,
+                wanted.name.as_ref().map_or("", |name| name.as_str())
+            )
         };
         assert_eq!(names(&json!({}), ""), "_/");
         assert_eq!(names(&json!({}), k8s), "k/k-0");

@@ -265,7 +265,7 @@ fn render(attachment: &Answer<Attachment>, output: Output) -> anyhow::Result<Str
         ("Host", Some(key.host.to_string())),
         ("Container", Some(key.container.to_string())),
         ("Interface", Some(key.ifname.to_string())),
-        ("Network namespace", Some(attachment.netns.clone())),
+        ("Network namespace", Some(attachment.netns.to_string())),
         ("Runtime", Some(attachment.runtime.to_string())),
         ("Sticky", Some(if attachment.sticky { "yes" } else { "no" }.to_owned())),
         ("Uid", Some(attachment.uid.to_string())),

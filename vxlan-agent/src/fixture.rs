@@ -104,10 +104,10 @@ pub(crate) fn attachment(n: u8, uid: u128) -> Attachment {
         namespace: limpet_net_types::Namespace::default(),
         name: format!("c{n}").parse().unwrap(),
         sticky: false,
-        addresses: vec![held(format!("10.32.0.{n}"), "p4"), held(format!("fd32::{n:x}"), "p6")],
+        addresses: [held(format!("10.32.0.{n}"), "p4"), held(format!("fd32::{n:x}"), "p6")].into(),
         mac: format!("02:4c:00:00:01:{n:02x}").parse().unwrap(),
         runtime: limpet_net_types::RuntimeName::default(),
-        netns: "/run/netns/none".to_owned(),
+        netns: "/run/netns/none".into(),
         created: FleetTime(0),
     }
 }

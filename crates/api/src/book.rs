@@ -8,7 +8,9 @@ use limpet_net_types::{
     WorkloadName,
 };
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
+use crate::fields::{Fields, RefFields};
 use crate::{FleetTime, Retention};
 
 /// An address and the pool that it came from.
@@ -19,6 +21,9 @@ pub struct Held {
     /// The pool.
     pub pool: PoolName,
 }
+
+/// The addresses of one name or interface: one of each family at most, so that two have room in place.
+pub type Addresses = SmallVec<[Held; 2]>;
 
 /// Who made a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +72,7 @@ pub struct Reservation {
     /// The workload's name.
     pub name: WorkloadName,
     /// Its addresses, one of each family that the network has, IPv4 first.
-    pub addresses: Vec<Held>,
+    pub addresses: Addresses,
     /// The MAC address of the workload's interface.
     pub mac: Mac,
     /// How long it outlives its last attachment.
@@ -76,7 +81,7 @@ pub struct Reservation {
     pub origin: Origin,
     /// The attachment that holds the addresses now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub attachment: Option<AttachmentRef>,
+    pub attachment: Option<Box<AttachmentRef>>,
     /// The host that the name's container was on last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_host: Option<HostName>,
@@ -100,9 +105,9 @@ pub struct AttachmentKey {
 
 /// One incarnation of an attachment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "RefFields", into = "RefFields")]
 pub struct AttachmentRef {
     /// Which attachment.
-    #[serde(flatten)]
     pub key: AttachmentKey,
     /// Which incarnation of it.
     pub uid: Uid,
@@ -110,9 +115,9 @@ pub struct AttachmentRef {
 
 /// An interface of a container that holds addresses now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Fields", into = "Fields")]
 pub struct Attachment {
     /// Host, network, container and interface.
-    #[serde(flatten)]
     pub key: AttachmentKey,
     /// Its incarnation.
     pub uid: Uid,
@@ -125,13 +130,13 @@ pub struct Attachment {
     /// Whether a reservation keeps its addresses when it ends.
     pub sticky: bool,
     /// Its addresses, one of each family that the network has, IPv4 first.
-    pub addresses: Vec<Held>,
+    pub addresses: Addresses,
     /// The MAC address of its interface.
     pub mac: Mac,
     /// The label of the runtime that asked for it.
     pub runtime: RuntimeName,
     /// The path of the container's network namespace on its host.
-    pub netns: String,
+    pub netns: Box<str>,
     /// When it was made.
     pub created: FleetTime,
 }

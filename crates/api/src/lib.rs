@@ -18,6 +18,7 @@ pub mod book;
 pub mod client;
 pub mod config;
 mod error;
+mod fields;
 pub mod host;
 mod limits;
 mod living;

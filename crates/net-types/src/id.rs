@@ -3,7 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::parsed;
 
 /// Why a text is not an identifier.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -17,21 +19,26 @@ pub enum TokenError {
 }
 
 /// 128 bits in lower-case hexadecimal: installations, boots, stores, sessions.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Token(u128);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token {
+    // Not one u128, whose alignment would leave holes in the records that have tokens.
+    high: u64,
+    low: u64,
+}
 
 impl Token {
     /// Makes a token of 128 bits, which the caller takes from a random source.
     #[must_use]
     pub fn from_bits(bits: u128) -> Self {
-        Self(bits)
+        let [high, low] = [bits >> 64, bits & u128::from(u64::MAX)]
+            .map(|half| u64::try_from(half).unwrap_or(u64::MAX));
+        Self { high, low }
     }
 
     /// The bits.
     #[must_use]
     pub fn bits(self) -> u128 {
-        self.0
+        (u128::from(self.high) << 64) | u128::from(self.low)
     }
 }
 
@@ -43,28 +50,26 @@ impl FromStr for Token {
         u128::from_str_radix(text, 16)
             .ok()
             .filter(|_| hex)
-            .map(Self)
+            .map(Self::from_bits)
             .ok_or_else(|| TokenError::NotHex { text: text.chars().take(40).collect() })
     }
 }
 
-impl TryFrom<String> for Token {
-    type Error = TokenError;
-
-    fn try_from(text: String) -> Result<Self, TokenError> {
-        text.parse()
+impl Serialize for Token {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
     }
 }
 
-impl From<Token> for String {
-    fn from(token: Token) -> Self {
-        token.to_string()
+impl<'de> Deserialize<'de> for Token {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        parsed::deserialize(from)
     }
 }
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
+        write!(f, "{:032x}", self.bits())
     }
 }
 

@@ -17,6 +17,8 @@ mod hash;
 mod id;
 mod link;
 mod name;
+mod parsed;
+mod text;
 
 pub use addr::{AddressError, Family, Prefix, Range, address_at, address_bits, host_prefix};
 pub use hash::stable_hash;

@@ -1,12 +1,12 @@
 //! Pure: numbers of the link layer and of VXLAN.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{ContainerId, IfName, NetworkName, stable_hash};
+use crate::{ContainerId, IfName, NetworkName, parsed, stable_hash};
 
 /// Why a number or text is not a value of its kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -144,8 +144,7 @@ pub fn overlay_mtu(underlay_mtu: u32, underlay: IpAddr) -> Result<Mtu, MtuTooSma
 }
 
 /// A unicast MAC address.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac([u8; 6]);
 
 impl Mac {
@@ -205,24 +204,28 @@ impl FromStr for Mac {
     }
 }
 
-impl TryFrom<String> for Mac {
-    type Error = LinkError;
-
-    fn try_from(text: String) -> Result<Self, LinkError> {
-        text.parse()
+impl Serialize for Mac {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
     }
 }
 
-impl From<Mac> for String {
-    fn from(mac: Mac) -> Self {
-        mac.to_string()
+impl<'de> Deserialize<'de> for Mac {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        parsed::deserialize(from)
     }
 }
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let groups = self.0.map(|byte| format!("{byte:02x}"));
-        f.pad(&groups.join(":"))
+        let mut text = String::with_capacity(17);
+        for byte in self.0 {
+            if !text.is_empty() {
+                text.push(':');
+            }
+            write!(text, "{byte:02x}")?;
+        }
+        f.pad(&text)
     }
 }
 

@@ -5,7 +5,9 @@
 //! asked for is given or refused; otherwise the pools choose. All families of the network, or
 //! none.
 
-use limpet_api::book::{Attachment, AttachmentKey, AttachmentRef, Held, Origin, Reservation};
+use limpet_api::book::{
+    Addresses, Attachment, AttachmentKey, AttachmentRef, Held, Origin, Reservation,
+};
 use limpet_api::config::{Host, Network, PoolState, Role};
 use limpet_api::host::{Block, ClaimRequest, Wanted};
 use limpet_api::{ApiError, ErrorCode};
@@ -116,7 +118,7 @@ struct Claimant<'a> {
 
 /// The addresses that a claim gets, before they are written down.
 struct Chosen {
-    addresses: Vec<Held>,
+    addresses: Addresses,
     blocks: Vec<Block>,
     sticky: bool,
     mac: Option<Mac>,
@@ -202,8 +204,12 @@ impl Claimant<'_> {
     fn choose(&self, draft: &mut Draft, may_reserve: bool) -> Result<Chosen, ApiError> {
         let (state, network) = (self.state, &self.key.network);
         let asked_pools = named(state, network, &self.wanted.pools)?;
-        let mut chosen =
-            Chosen { addresses: vec![], blocks: vec![], sticky: may_reserve, mac: self.wanted.mac };
+        let mut chosen = Chosen {
+            addresses: Addresses::new(),
+            blocks: vec![],
+            sticky: may_reserve,
+            mac: self.wanted.mac,
+        };
         let families = families(state, network);
         if families.is_empty() {
             let text = format!("network {network} has no pool");
@@ -283,7 +289,7 @@ impl Claimant<'_> {
             addresses: chosen.addresses,
             mac,
             runtime: self.wanted.runtime.clone(),
-            netns: self.wanted.netns.clone(),
+            netns: self.wanted.netns.as_str().into(),
             created: self.state.now(),
         };
         let owner = chosen.sticky.then(|| Owner {

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use limpet_api::book::{
-    Attachment, AttachmentKey, AttachmentRef, Held, Origin, Reservation, ReservationChange,
-    ReservationSpec,
+    Addresses, Attachment, AttachmentKey, AttachmentRef, Held, Origin, Reservation,
+    ReservationChange, ReservationSpec,
 };
 use limpet_api::config::PoolState;
 use limpet_api::{ApiError, ErrorCode, Retention};
@@ -202,7 +202,7 @@ fn choose(
     draft: &mut Draft,
     key: &ReservationKey,
     spec: &ReservationSpec,
-) -> Result<Vec<Held>, ApiError> {
+) -> Result<Addresses, ApiError> {
     let network = &key.network;
     let asked_pools = named(state, network, &spec.pools)?;
     let mut families: BTreeSet<Family> = families(state, network).into_iter().collect();
@@ -213,7 +213,7 @@ fn choose(
         let held = &now?.record.addresses;
         held.iter().map(|held| &held.address).find(|address| is_of(family, **address))
     };
-    let mut addresses = Vec::new();
+    let mut addresses = Addresses::new();
     for family in families {
         let asked = spec.addresses.iter().find(|address| is_of(family, **address));
         let asked = asked.or_else(|| kept(family));

@@ -328,10 +328,10 @@ fn attachment(key: &AttachmentKey, request: &ClaimRequest, n: usize) -> Attachme
         namespace: request.wanted.namespace.clone(),
         name: request.wanted.name.clone().unwrap_or(name),
         sticky: false,
-        addresses: vec![held(format!("10.32.0.{n}"), "p4"), held(format!("fd32::{n:x}"), "p6")],
+        addresses: [held(format!("10.32.0.{n}"), "p4"), held(format!("fd32::{n:x}"), "p6")].into(),
         mac: Mac::new([2, 0x4c, 0, 0, 1, u8::try_from(n).unwrap()]).unwrap(),
         runtime: request.wanted.runtime.clone(),
-        netns: request.wanted.netns.clone(),
+        netns: request.wanted.netns.as_str().into(),
         created: FleetTime(0),
     }
 }

@@ -25,7 +25,7 @@ fn key((network, namespace, name): Path) -> ReservationKey {
 
 /// Adds who holds the addresses now, which is not stored with the reservation.
 fn with_holder(state: &State, entry: &Entry<Reservation>) -> Versioned<Reservation> {
-    let attachment = rules::holder(state, &entry.record).cloned();
+    let attachment = rules::holder(state, &entry.record).cloned().map(Box::new);
     let record = Reservation { attachment, ..entry.record.clone() };
     Versioned { record, revision: entry.revision.0 }
 }
