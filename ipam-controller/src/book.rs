@@ -23,7 +23,7 @@ use self::keeper::Tellers;
 use self::request::{Pending, Request};
 use crate::draft::Decision;
 use crate::state::{BadRecord, Entry, State};
-use crate::store::{ReadError, Revision, Snapshot, Store};
+use crate::store::{ReadError, Revision, Store};
 use crate::watch::feed::{Beginning, Watcher};
 
 /// How many requests may wait.
@@ -73,7 +73,7 @@ impl std::fmt::Debug for Job {
 ///
 /// [`LoadError`]: the controller cannot start on this store.
 pub(crate) async fn open(store: Arc<dyn Store>) -> Result<(Book, Keeper), LoadError> {
-    let state = State::load(&Snapshot::of(&*store, "").await?)?;
+    let state = hearing::read(&*store).await?;
     let (jobs, queue) = mpsc::channel(QUEUE);
     let (head, heads) = watch::channel(state.revision());
     let (ended, _) = broadcast::channel(ENDED);

@@ -2,11 +2,12 @@
 //! a host's is. All others are stored as the API shows them.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 use limpet_api::FleetTime;
 use limpet_api::Span;
 use limpet_api::book::AttachmentRef;
-use limpet_net_types::{Namespace, Prefix, Token, WorkloadName};
+use limpet_net_types::{Mac, Namespace, Prefix, Token, WorkloadName};
 use serde::{Deserialize, Serialize};
 
 /// Who has an address: a reservation, an attachment, both, or neither since a short while ago.
@@ -57,6 +58,19 @@ impl Slot {
             _ => Vacancy::Free,
         }
     }
+}
+
+/// The MAC address of an interface whose IPv4 address this is, where nobody asked for another: it is
+/// unique in a network as the address is.
+pub(crate) fn mac_of_v4(address: Ipv4Addr) -> Option<Mac> {
+    let [a, b, c, d] = address.octets();
+    Mac::new([0x02, 0x4c, a, b, c, d]).ok()
+}
+
+/// The IPv4 address whose interface has this MAC address where nobody asked for another.
+pub(crate) fn v4_of_mac(mac: Mac) -> Option<Ipv4Addr> {
+    let [0x02, 0x4c, a, b, c, d] = mac.bytes() else { return None };
+    Some([a, b, c, d].into())
 }
 
 /// How many superseded boots a session remembers: enough to know a copied machine that comes

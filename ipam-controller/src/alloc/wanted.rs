@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::draft::{Draft, refuse};
 use crate::keys::{ReservationKey, Subject};
-use crate::records::{Owner, Slot};
+use crate::records::{Owner, Slot, mac_of_v4};
 use crate::state::{PoolEntry, State, is_of};
 
 /// Refuses two addresses of one family.
@@ -82,7 +82,7 @@ pub(super) fn draining(pool: &PoolEntry) -> String {
 
 /// Refuses a MAC address that is kept for another name.
 pub(super) fn not_kept(state: &State, key: &ReservationKey, mac: Mac) -> Result<(), ApiError> {
-    match state.mac_keeper(&key.network, mac).filter(|keeper| *keeper != key) {
+    match state.mac_keeper(&key.network, mac).filter(|keeper| keeper != key) {
         Some(ReservationKey { network, namespace, name }) => {
             let text = format!(
                 "MAC address {mac} of network {network} is reserved for {namespace}/{name}"
@@ -125,10 +125,7 @@ pub(super) fn mac_of(
     let first = addresses.first().map(|held| held.address);
     let address = first.map(|address| address.to_string()).unwrap_or_default();
     let of_v4 = match first {
-        Some(IpAddr::V4(v4)) => {
-            let [a, b, c, d] = v4.octets();
-            Mac::new([0x02, 0x4c, a, b, c, d]).ok()
-        }
+        Some(IpAddr::V4(v4)) => mac_of_v4(v4),
         _ => None,
     };
     let usual = of_v4.unwrap_or_else(|| Mac::derived(&[network.as_str(), &address]));

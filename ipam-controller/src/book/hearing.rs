@@ -11,8 +11,8 @@ use super::LoadError;
 use super::keeper::Keeper;
 use crate::draft::Draft;
 use crate::keys::Subject;
-use crate::state::State;
-use crate::store::{Event, Outcome, Revision, Snapshot, Store, Watch, WatchError};
+use crate::state::{Loader, State};
+use crate::store::{Event, Outcome, Revision, Store, Watch, WatchError};
 use crate::watch::Told;
 
 /// How long the news of a revision may take before a mark is made whose news cannot fail to come:
@@ -21,6 +21,18 @@ const NEWS: Duration = Duration::from_millis(50);
 
 /// How long a controller tries to hear of a revision before it tells its callers to ask again.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Reads all that a store has, part by part.
+pub(super) async fn read(store: &dyn Store) -> Result<State, LoadError> {
+    let mut pages = store.read("").await?;
+    let mut loader = Loader::new(pages.revision());
+    while let Some(page) = pages.next().await? {
+        for (key, stored) in page {
+            loader.take(&key, stored)?;
+        }
+    }
+    Ok(loader.finish()?)
+}
 
 /// What is known of the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,11 +192,7 @@ impl Keeper {
     /// Reads everything again.
     async fn reload(&mut self) {
         self.ear.close();
-        let loaded = match Snapshot::of(&*self.store, "").await {
-            Ok(snapshot) => State::load(&snapshot).map_err(LoadError::from),
-            Err(error) => Err(error.into()),
-        };
-        match loaded {
+        match read(&*self.store).await {
             Ok(state) => {
                 info!(revision = %state.revision(), "the store was read again");
                 self.feed.reset();

@@ -3,37 +3,23 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use limpet_api::book::{Attachment, AttachmentKey, Reservation};
+use limpet_api::book::{Attachment, AttachmentKey, Held, Reservation};
 use limpet_api::config::{Host, Pool};
 use limpet_api::host::Block;
-use limpet_net_types::{HostName, NetworkName, PoolName, Prefix};
+use limpet_net_types::{HostName, Mac, NetworkName, PoolName, Prefix};
 
-use super::{BlockEntry, Effects, Entry, PoolEntry, State, Tally, bits, block_around};
+use super::{
+    BlockEntry, Effects, Entry, PoolEntry, State, Tally, bits, block_around, reservation_key,
+};
 use crate::givable::Givable;
 use crate::keys::ReservationKey;
-use crate::records::Slot;
+use crate::records::{Slot, v4_of_mac};
 use crate::runs::Runs;
 use crate::store::Revision;
 
-/// Returns the attachments of one host: the host is the first part of their order.
-pub(super) fn with_host<'a, T>(
-    attachments: &'a BTreeMap<AttachmentKey, T>,
-    host: &HostName,
-) -> impl Iterator<Item = &'a T> {
-    // The smallest names that there can be stand before all others of the host.
-    let first = "0".parse().ok().zip("0".parse().ok()).zip("!".parse().ok());
-    let start = first.map(|((network, container), ifname)| AttachmentKey {
-        host: host.clone(),
-        network,
-        container,
-        ifname,
-    });
-    let host = host.clone();
-    start
-        .into_iter()
-        .flat_map(move |start| attachments.range(start..))
-        .take_while(move |(key, _)| key.host == host)
-        .map(|(_, entry)| entry)
+/// Whether a MAC address is the one of an own IPv4 address, by which it is found without an index.
+fn is_found_by_address(mac: Mac, addresses: &[Held]) -> bool {
+    v4_of_mac(mac).is_some_and(|v4| addresses.iter().any(|held| held.address == v4))
 }
 
 impl State {
@@ -126,11 +112,12 @@ impl State {
         effects: &mut Effects,
     ) {
         let slots = self.slots.entry(network.clone()).or_default();
-        let before = slots.remove(&address);
         let after = slot.as_ref().map(|slot| slot.record.clone());
-        if let Some(slot) = slot {
-            slots.insert(address, slot);
-        } else if slots.is_empty() {
+        let before = match slot {
+            Some(slot) => slots.insert(address, slot),
+            None => slots.remove(address),
+        };
+        if slots.is_empty() {
             self.slots.remove(network);
         }
         self.count_slot(network, address, before.as_ref().map(|slot| &slot.record), -1);
@@ -162,12 +149,13 @@ impl State {
     }
 
     pub(super) fn put_attachment(&mut self, attachment: Entry<Attachment>, effects: &mut Effects) {
-        let key = attachment.record.key.clone();
-        if self.attachments.get(&key).is_some_and(|old| old.record.uid != attachment.record.uid) {
-            self.delete_attachment(&key, effects);
+        let Attachment { key, uid, mac, addresses, .. } = &attachment.record;
+        self.forget_attachment(key).filter(|old| old.uid != *uid).into_iter().for_each(|old| {
+            effects.ended.push((key.clone(), old.uid));
+        });
+        if !is_found_by_address(*mac, addresses) {
+            self.macs.insert((key.network.clone(), *mac), key.clone());
         }
-        let Attachment { mac, addresses, .. } = &attachment.record;
-        self.macs.insert((key.network.clone(), *mac), key.clone());
         for held in addresses {
             let Some(pool) = self.pools.get(&held.pool) else { continue };
             let Some(block) = block_around(&pool.record, bits(held.address)) else { continue };
@@ -177,27 +165,35 @@ impl State {
                 self.pointers.insert(owner, bits(held.address));
             }
         }
-        self.attachments.insert(key, attachment);
+        self.attachments.put(attachment);
     }
 
     pub(super) fn delete_attachment(&mut self, key: &AttachmentKey, effects: &mut Effects) {
-        let Some(ended) = self.attachments.remove(key) else { return };
-        let Attachment { mac, uid, .. } = ended.record;
-        let mac = (key.network.clone(), mac);
+        let Some(ended) = self.forget_attachment(key) else { return };
+        effects.ended.push((key.clone(), ended.uid));
+    }
+
+    fn forget_attachment(&mut self, key: &AttachmentKey) -> Option<Attachment> {
+        let Entry { record, .. } = self.attachments.take(key)?;
+        let mac = (key.network.clone(), record.mac);
         if self.macs.get(&mac) == Some(key) {
             self.macs.remove(&mac);
         }
-        effects.ended.push((key.clone(), uid));
+        Some(record)
     }
 
-    pub(super) fn put_reservation(&mut self, key: &ReservationKey, entry: Entry<Reservation>) {
-        self.delete_reservation(key);
-        self.kept_macs.insert((key.network.clone(), entry.record.mac), key.clone());
-        self.reservations.insert(key.clone(), entry);
+    pub(super) fn put_reservation(&mut self, entry: Entry<Reservation>) {
+        let Reservation { network, namespace, name, mac, addresses, .. } = &entry.record;
+        let key = reservation_key(network, namespace, name);
+        self.delete_reservation(&key);
+        if !is_found_by_address(*mac, addresses) {
+            self.kept_macs.insert((network.clone(), *mac), key);
+        }
+        self.reservations.put(entry);
     }
 
     pub(super) fn delete_reservation(&mut self, key: &ReservationKey) {
-        let Some(gone) = self.reservations.remove(key) else { return };
+        let Some(gone) = self.reservations.take(key) else { return };
         let mac = (key.network.clone(), gone.record.mac);
         if self.kept_macs.get(&mac) == Some(key) {
             self.kept_macs.remove(&mac);
@@ -247,10 +243,26 @@ impl State {
         }
     }
 
-    /// The host that an address is on, if that is not the host of its block.
+    /// Finds all strays, of which none is known yet.
+    pub(super) fn find_strays(&mut self) {
+        let mut strays = BTreeMap::new();
+        for (network, slots) in &self.slots {
+            for (address, slot) in slots.iter() {
+                if let Some(host) = self.astray(network, address, &slot.record) {
+                    strays.insert((network.clone(), address), host);
+                }
+            }
+        }
+        self.strays = strays;
+    }
+
     fn strays_on(&self, network: &NetworkName, address: IpAddr) -> Option<HostName> {
-        let slot = self.slot(network, address)?;
-        let host = &slot.record.attachment.as_ref()?.key.host;
+        self.astray(network, address, &self.slot(network, address)?.record)
+    }
+
+    /// The host that an address is on, if that is not the host of its block.
+    fn astray(&self, network: &NetworkName, address: IpAddr, slot: &Slot) -> Option<HostName> {
+        let host = &slot.attachment.as_ref()?.key.host;
         let pool = self.pool_at(network, address)?;
         let block = block_around(&pool.record, bits(address));
         let owner = block

@@ -11,17 +11,25 @@ use limpet_api::config::{Host, Pool, PoolState, Sticky};
 use limpet_api::host::{ClaimRequest, Wanted};
 use limpet_net_types::{HostName, NetworkName, Token};
 
-use super::{Effects, State, Undo};
+use super::{Effects, Loader, State, Undo};
 use crate::alloc::Patience;
 use crate::alloc::claim::claim;
 use crate::draft::{Decision, Draft};
 use crate::keys::Subject;
 use crate::records::Alive;
-use crate::store::{Key, Revision, Seen, Snapshot, Txn, Versioned, Write};
+use crate::store::{Key, Revision, Seen, Txn, Versioned, Write};
 
 /// A name, address or prefix.
 pub(crate) fn name<T: FromStr<Err: Debug>>(text: &str) -> T {
     text.parse().unwrap()
+}
+
+fn loaded(revision: Revision, entries: &BTreeMap<Key, Versioned>) -> State {
+    let mut loader = Loader::new(revision);
+    for (key, stored) in entries {
+        loader.take(key, stored.clone()).unwrap();
+    }
+    loader.finish().unwrap()
 }
 
 /// The state, and the store's contents beside it.
@@ -39,8 +47,7 @@ impl Sample {
             revision: Revision(1),
         };
         let entries: BTreeMap<_, _> = [(crate::keys::STORE_ID.to_owned(), identity)].into();
-        let snapshot = Snapshot { revision: Revision(1), entries: entries.clone() };
-        Self { state: State::load(&snapshot).unwrap(), entries, undone: vec![] }
+        Self { state: loaded(Revision(1), &entries), entries, undone: vec![] }
     }
 
     /// The state.
@@ -109,8 +116,7 @@ impl Sample {
 
     /// The state that the store's contents give is the one that its changes gave.
     fn check(&self) {
-        let snapshot = Snapshot { revision: self.state.revision(), entries: self.entries.clone() };
-        let mut loaded = State::load(&snapshot).unwrap();
+        let mut loaded = loaded(self.state.revision(), &self.entries);
         loaded.pointers.clone_from(&self.state.pointers);
         assert_eq!(loaded, self.state, "loaded is applied");
     }

@@ -1,0 +1,96 @@
+//! Pure: how the state is made from all that is in the store, key by key.
+
+use std::collections::{BTreeMap, HashMap};
+
+use limpet_net_types::Token;
+
+use super::{BadRecord, Effects, Rows, State, entry};
+use crate::keys::Subject;
+use crate::store::{Revision, Versioned};
+
+/// A state in the making.
+///
+/// Pools and blocks count their addresses, of which there may be a million: they are put in at the
+/// end, and each counts once.
+#[derive(Debug)]
+pub(crate) struct Loader {
+    state: State,
+    has_identity: bool,
+    pools: Vec<(Subject, Versioned)>,
+    blocks: Vec<(Subject, Versioned)>,
+}
+
+impl Loader {
+    /// Begins with nothing of what the store has at `revision`.
+    pub(crate) fn new(revision: Revision) -> Self {
+        let state = State {
+            revision,
+            store: Token::from_bits(0),
+            clock: None,
+            config: None,
+            mac_choices: BTreeMap::new(),
+            networks: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            blocks: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            reservations: Rows::default(),
+            attachments: Rows::default(),
+            hosts: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            silent: BTreeMap::new(),
+            asks: BTreeMap::new(),
+            ranges: BTreeMap::new(),
+            owned: BTreeMap::new(),
+            pointers: BTreeMap::new(),
+            strays: BTreeMap::new(),
+            macs: HashMap::new(),
+            kept_macs: HashMap::new(),
+            vteps: HashMap::new(),
+            places: HashMap::new(),
+        };
+        Self { state, has_identity: false, pools: Vec::new(), blocks: Vec::new() }
+    }
+
+    /// Takes in a key, in any order.
+    ///
+    /// # Errors
+    ///
+    /// [`BadRecord`] names the key that this program cannot read.
+    pub(crate) fn take(&mut self, key: &str, stored: Versioned) -> Result<(), BadRecord> {
+        let subject = Subject::parse(key)?;
+        let Versioned { value, revision } = &stored;
+        match &subject {
+            Subject::Pool(_) => self.pools.push((subject, stored)),
+            Subject::Block(..) => self.blocks.push((subject, stored)),
+            Subject::Address(network, address) => {
+                let slot = entry(key, value, *revision)?;
+                self.state.slots.entry(network.clone()).or_default().insert(*address, slot);
+            }
+            _ => {
+                self.has_identity |= subject == Subject::StoreId;
+                self.state.put(&subject, value, *revision, &mut Effects::default())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the state, once all keys are taken in.
+    ///
+    /// # Errors
+    ///
+    /// [`BadRecord`]: as [`Self::take`], or the store has no identity.
+    pub(crate) fn finish(self) -> Result<State, BadRecord> {
+        let Self { mut state, has_identity, pools, blocks } = self;
+        if !has_identity {
+            return Err(BadRecord::NoIdentity);
+        }
+        for (subject, Versioned { value, revision }) in pools.into_iter().chain(blocks) {
+            state.put(&subject, &value, revision, &mut Effects::default())?;
+        }
+        state.find_strays();
+        // What was read first is not what was given last.
+        state.pointers.clear();
+        Ok(state)
+    }
+}
