@@ -55,7 +55,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::book::Book;
 use crate::config::{Config, Flags};
-use crate::http::{App, Waiters};
+use crate::http::App;
 use crate::leases::Leases;
 use crate::store::{Embedded, Store};
 
@@ -146,8 +146,8 @@ fn app(
 ) -> anyhow::Result<App> {
     let replica = random::token().context("asking the system for random bits")?;
     let leases = Arc::new(Mutex::new(Leases::new(replica, http::now())));
-    let waiters = Waiters::default();
-    Ok(App { book, store, leases, waiters, stop: stop.clone(), tasks: tasks.clone() })
+    let takeovers = Arc::default();
+    Ok(App { book, store, leases, takeovers, stop: stop.clone(), tasks: tasks.clone() })
 }
 
 /// Tells systemd, and whoever reads the file, that requests are served.

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use clap::Subcommand;
 use limpet_api::config::{Pool, PoolChange, PoolSpec, PoolState, PoolUse, Select, Sticky, Usage};
-use limpet_api::{Retention, Span, paths};
+use limpet_api::{After, Retention, Span, paths};
 use limpet_net_types::{LabelKey, NameGlob, Namespace, NetworkName, PoolName, Range};
 use serde_json::Value;
 
@@ -82,6 +82,9 @@ struct Create {
     /// How long a released address is avoided, such as 90s; 60s if left out
     #[arg(long, value_name = "TIME")]
     cooldown: Option<Span>,
+    /// How long a host must be silent before another may take over what is reserved, or never; 60s if left out
+    #[arg(long, value_name = "TIME")]
+    takeover_after: Option<After>,
     #[command(flatten)]
     select: SelectArgs,
     /// Of several pools that a workload may use, the one of the highest priority is used
@@ -106,6 +109,9 @@ struct Changes {
     /// How long a released address is avoided
     #[arg(long, value_name = "TIME")]
     cooldown: Option<Span>,
+    /// How long a host must be silent before another may take over what is reserved, or never
+    #[arg(long, value_name = "TIME")]
+    takeover_after: Option<After>,
     /// Its priority among pools that a workload may use
     #[arg(long, allow_negative_numbers = true)]
     priority: Option<i32>,
@@ -224,6 +230,7 @@ impl Create {
             sticky: self.sticky,
             retention: self.retention,
             cooldown: self.cooldown,
+            takeover_after: self.takeover_after,
             select: self.select.select(),
             priority: self.priority,
         }
@@ -239,6 +246,7 @@ impl Changes {
             sticky: self.sticky,
             retention: self.retention,
             cooldown: self.cooldown,
+            takeover_after: self.takeover_after,
             select: (self.no_select || !select.is_empty()).then_some(select),
             priority: self.priority,
             state: self.state,
@@ -298,6 +306,7 @@ fn facts(pool: &Pool) -> Vec<(&'static str, Option<String>)> {
         ("Sticky", Some(table::word(&pool.sticky))),
         ("Retention", Some(pool.retention.to_string())),
         ("Cooldown", Some(pool.cooldown.to_string())),
+        ("Takeover after", Some(pool.takeover_after.to_string())),
         ("Block size", Some(pool.block_size.to_string())),
         ("Priority", Some(pool.priority.to_string())),
         ("For", pool.select.is_empty().then(|| "everybody".to_owned())),

@@ -206,6 +206,7 @@ impl Claimer {
                 sticky: limpet_api::config::Sticky::Auto,
                 retention: None,
                 cooldown: None,
+                takeover_after: None,
                 select: limpet_api::config::Select::default(),
                 priority: 0,
             };

@@ -208,6 +208,18 @@ pub enum EndedBy {
     Controller,
 }
 
+/// How an operator ends an attachment: the query of DELETE on its path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseRequest {
+    /// Also if its container is there: its host takes the interface out of use first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+    /// Without its host, which is down. Refused while the host is alive.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub host_is_down: bool,
+}
+
 /// The outcome of a release.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Released {

@@ -11,7 +11,7 @@ use limpet_net_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Change, Retention, Span};
+use crate::{After, Change, Retention, Span};
 
 /// The UDP port of VXLAN (RFC 7348, section 5).
 pub const VXLAN_PORT: u16 = 4789;
@@ -24,6 +24,9 @@ pub const DEFAULT_COOLDOWN: Span = Span::from_seconds(60);
 
 /// How long a reservation made for a name by itself outlives its last attachment.
 pub const DEFAULT_RETENTION: Retention = Retention::For(Span::from_seconds(7 * 86_400));
+
+/// How long a host is silent before others may take over the addresses of its containers.
+pub const DEFAULT_TAKEOVER_AFTER: After = After::For(Span::from_seconds(60));
 
 /// A network to create.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,6 +140,10 @@ pub struct PoolSpec {
     /// How long a released address is avoided; `60s` if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cooldown: Option<Span>,
+    /// How long a host must have been silent before another may take its containers' reserved addresses over, or
+    /// `never`; `60s` if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takeover_after: Option<After>,
     /// Who may use it without naming it.
     #[serde(default, skip_serializing_if = "Select::is_empty")]
     pub select: Select,
@@ -161,6 +168,10 @@ pub struct PoolChange {
     /// How long a released address is avoided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cooldown: Option<Span>,
+    /// How long a host must have been silent before another may take its containers' reserved addresses over, or
+    /// `never`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takeover_after: Option<After>,
     /// Who may use it without naming it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub select: Option<Select>,
@@ -192,6 +203,9 @@ pub struct Pool {
     pub retention: Retention,
     /// How long a released address is avoided.
     pub cooldown: Span,
+    /// How long a host must have been silent before another may take its containers' reserved addresses over.
+    #[serde(default = "default_takeover_after")]
+    pub takeover_after: After,
     /// Who may use it without naming it.
     #[serde(default, skip_serializing_if = "Select::is_empty")]
     pub select: Select,
@@ -199,6 +213,11 @@ pub struct Pool {
     pub priority: i32,
     /// Whether it gives new addresses.
     pub state: PoolState,
+}
+
+/// For pools that an earlier version has written.
+fn default_takeover_after() -> After {
+    DEFAULT_TAKEOVER_AFTER
 }
 
 impl Pool {

@@ -129,6 +129,9 @@ codes! {
     /// The host did not say in time whether the attachment's container is there.
     HostSilent = "host-silent", 503;
 
+    /// The host is alive, so it is not down.
+    HostAlive = "host-alive", 409;
+
     /// The pool has addresses in common with another pool.
     PoolOverlaps = "pool-overlaps", 409;
     /// The pool contains an address of a host, or a prefix behind a gateway.

@@ -27,7 +27,7 @@ pub mod socket;
 mod span;
 
 pub use error::{ApiError, ErrorCode};
-pub use span::{FleetTime, Retention, Span, SpanError};
+pub use span::{After, FleetTime, Retention, Span, SpanError};
 
 use serde::{Deserialize, Serialize};
 

@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 pub struct SpanError(pub String);
 
 /// A length of time in whole seconds, written with one unit: `90s`, `15m`, `12h`, `7d`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(try_from = "String", into = "String")]
 pub struct Span(u64);
 
@@ -114,6 +116,47 @@ impl fmt::Display for Retention {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Forever => f.pad("forever"),
+            Self::For(span) => span.fmt(f),
+        }
+    }
+}
+
+/// How long something is waited for before it is done, or that it never is: `60s`, `never`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum After {
+    /// It is not done.
+    Never,
+    /// This long.
+    For(Span),
+}
+
+impl FromStr for After {
+    type Err = SpanError;
+
+    fn from_str(text: &str) -> Result<Self, SpanError> {
+        if text == "never" { Ok(Self::Never) } else { text.parse().map(Self::For) }
+    }
+}
+
+impl TryFrom<String> for After {
+    type Error = SpanError;
+
+    fn try_from(text: String) -> Result<Self, SpanError> {
+        text.parse()
+    }
+}
+
+impl From<After> for String {
+    fn from(after: After) -> Self {
+        after.to_string()
+    }
+}
+
+impl fmt::Display for After {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Never => f.pad("never"),
             Self::For(span) => span.fmt(f),
         }
     }

@@ -19,11 +19,22 @@ use super::pools::{Workload, families, is_sticky, named, serving};
 use super::wanted::{
     asked_for, draining, mac_choice, mac_held, mac_of, not_in_pool, not_kept, one_per_family,
 };
-use super::{Outcome, Patience, pick};
+use super::{Outcome, Patience, pick, takeover};
 use crate::draft::{Decision, Draft, refuse};
 use crate::keys::Subject;
 use crate::records::{Alive, Owner, Slot};
 use crate::state::{Entry, PoolEntry, State, is_of, reservation_key};
+
+/// What a claim is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Granted {
+    /// The attachment.
+    pub(crate) attachment: Attachment,
+    /// Its network.
+    pub(crate) network: Network,
+    /// The attachments of silent hosts that it ended.
+    pub(crate) taken_over: Vec<AttachmentRef>,
+}
 
 /// Decides a claim.
 pub(crate) fn claim(
@@ -31,7 +42,7 @@ pub(crate) fn claim(
     key: &AttachmentKey,
     request: &ClaimRequest,
     patience: Patience,
-) -> Decision<Outcome<(Attachment, Network)>> {
+) -> Decision<Outcome<Granted>> {
     Decision::make(|draft| {
         let alive = session(state, draft, &key.host, request.session)?;
         let host = node(state, draft, &key.host)?;
@@ -52,7 +63,10 @@ pub(crate) fn claim(
         };
         let outcome = claimant.decide(draft, patience)?;
         Ok(match outcome {
-            Outcome::Done(attachment) => Outcome::Done((attachment, network.record.clone())),
+            Outcome::Done((attachment, taken_over)) => {
+                let network = network.record.clone();
+                Outcome::Done(Granted { attachment, network, taken_over })
+            }
             Outcome::Asked(about) => Outcome::Asked(about),
         })
     })
@@ -129,34 +143,61 @@ impl Claimant<'_> {
         &self,
         draft: &mut Draft,
         patience: Patience,
-    ) -> Result<Outcome<Attachment>, ApiError> {
+    ) -> Result<Outcome<(Attachment, Vec<AttachmentRef>)>, ApiError> {
         let mine = self.state.attachment(self.key);
         draft.rely(&Subject::Attachment(self.key.clone()), mine);
         if let Some(mine) = mine {
             if mine.record.uid == self.uid {
-                return Ok(Outcome::Done(mine.record.clone()));
+                return Ok(Outcome::Done((mine.record.clone(), Vec::new())));
             }
             let about = AttachmentRef { key: self.key.clone(), uid: mine.record.uid };
             return ask(self.state, draft, about, patience, still_there);
         }
         one_per_family(&self.wanted.addresses)?;
+        let mut taken_over = Vec::new();
         let chosen = match self.reservation(draft) {
-            Some(reservation) => match self.holder(&reservation.record) {
-                None => self.as_reserved(&reservation.record)?,
+            Some(Entry { record: reservation, .. }) => {
+                let holders = self.holders(reservation);
                 // Its other interface keeps what is reserved; this one gets an address besides.
-                Some(holder) if self.is_of_this_container(holder) => self.choose(draft, false)?,
-                Some(holder) => {
-                    let about = holder.clone();
-                    return ask(self.state, draft, about, patience, |about| self.held(about));
+                if holders.iter().any(|holder| self.is_of_this_container(holder)) {
+                    self.choose(draft, false)?
+                } else {
+                    for holder in holders {
+                        if !self.may_take_over(draft, reservation, holder, patience)? {
+                            let about = holder.clone();
+                            return ask(self.state, draft, about, patience, |it| self.held(it));
+                        }
+                        taken_over.push(holder.clone());
+                    }
+                    self.as_reserved(reservation)?
                 }
-            },
+            }
             None => self.choose(draft, true)?,
         };
         mac_choice(self.state, draft, &self.key.network, self.wanted.mac.is_some());
         if let Some(mac) = chosen.mac {
-            self.check_mac(mac)?;
+            self.check_mac(mac, &taken_over)?;
         }
-        Ok(Outcome::Done(self.write(draft, chosen)))
+        let by = &self.key.host;
+        for holder in &taken_over {
+            takeover::write(self.state, draft, holder, by);
+        }
+        Ok(Outcome::Done((self.write(draft, chosen), taken_over)))
+    }
+
+    /// Whether the host of whoever holds what is reserved is silent, and has been for long enough.
+    /// Its own host is not: it is the one that claims.
+    fn may_take_over(
+        &self,
+        draft: &mut Draft,
+        reservation: &Reservation,
+        holder: &AttachmentRef,
+        patience: Patience,
+    ) -> Result<bool, ApiError> {
+        if patience != Patience::Left || holder.key.host == self.key.host {
+            return Ok(false);
+        }
+        takeover::may(self.state, draft, reservation, holder)
     }
 
     /// The name's reservation, which the transaction compares also where there is none.
@@ -168,10 +209,15 @@ impl Claimant<'_> {
         reservation
     }
 
-    fn holder(&self, reservation: &Reservation) -> Option<&AttachmentRef> {
-        reservation.addresses.iter().find_map(|held| {
-            self.state.slot(&self.key.network, held.address)?.record.attachment.as_ref()
-        })
+    /// Who holds what is reserved: nobody, or hardly ever more than one.
+    fn holders(&self, reservation: &Reservation) -> Vec<&AttachmentRef> {
+        let mut holders: Vec<&AttachmentRef> = Vec::new();
+        for held in &reservation.addresses {
+            let slot = self.state.slot(&self.key.network, held.address);
+            let holder = slot.and_then(|slot| slot.record.attachment.as_ref());
+            holders.extend(holder.filter(|new| holders.iter().all(|other| other.uid != new.uid)));
+        }
+        holders
     }
 
     fn is_of_this_container(&self, holder: &AttachmentRef) -> bool {
@@ -264,19 +310,20 @@ impl Claimant<'_> {
     }
 
     /// A MAC address that was asked for, or is reserved, must be no other interface's.
-    fn check_mac(&self, mac: Mac) -> Result<(), ApiError> {
+    fn check_mac(&self, mac: Mac, ending: &[AttachmentRef]) -> Result<(), ApiError> {
         let network = &self.key.network;
         let key = reservation_key(network, &self.wanted.namespace, &self.name);
         not_kept(self.state, &key, mac)?;
         self.state
             .mac_holder(network, mac)
+            .filter(|holder| ending.iter().all(|ending| ending.uid != holder.record.uid))
             .map_or(Ok(()), |holder| Err(mac_held(mac, &holder.record)))
     }
 
     fn write(&self, draft: &mut Draft, chosen: Chosen) -> Attachment {
         let AttachmentKey { network, host, .. } = self.key;
         let mac = chosen.mac.unwrap_or_else(|| {
-            let is_free = |mac| self.check_mac(mac).is_ok();
+            let is_free = |mac| self.check_mac(mac, &[]).is_ok();
             mac_of(network, &chosen.addresses, &self.uid.to_string(), is_free)
         });
         let attachment = Attachment {

@@ -12,6 +12,7 @@ use crate::draft::{Decision, Draft, refuse};
 use crate::keys::Subject;
 use crate::records::Slot;
 use crate::state::{State, reservation_key};
+use crate::store::Revision;
 
 /// Decides the end of an attachment by its own host. Another incarnation than the one named is
 /// left alone, and that is a success.
@@ -50,13 +51,14 @@ pub(super) fn ask<T>(
     }
     if asked.is_none() {
         draft.rely_on(&subject, None);
-        draft.put(&subject, &asking(state, about.clone()));
+        draft.put(&subject, &asking(state, about.clone(), false));
     }
     Ok(Outcome::Asked(about))
 }
 
-fn asking(state: &State, attachment: AttachmentRef) -> Ask {
-    Ask { attachment, present: false, force: false, asked: state.now() }
+/// A question that nobody has answered.
+pub(super) fn asking(state: &State, attachment: AttachmentRef, force: bool) -> Ask {
+    Ask { attachment, present: false, force, asked: state.now() }
 }
 
 /// Deletes a question that is about nothing any more, or that nobody can be waiting for.
@@ -79,7 +81,20 @@ pub(crate) fn is_over(state: &State, ask: &Ask) -> bool {
     !lasts || ask.asked.plus(Span::from_seconds(ASK_KEPT_SECONDS)) <= state.now()
 }
 
-/// Takes a question back that nobody waits for any more. Asked anew it is looked into anew.
+/// Asks again what was answered at this revision or before it: much may have changed since.
+pub(crate) fn ask_anew(state: &State, host: &HostName, uid: Uid, until: Revision) -> Decision<()> {
+    Decision::make(|draft| {
+        let subject = Subject::Ask(host.clone(), uid);
+        let asked = state.ask(host, uid);
+        draft.rely(&subject, asked);
+        if let Some(ask) = asked.filter(|ask| ask.record.present && ask.revision <= until) {
+            draft.put(&subject, &asking(state, ask.record.attachment.clone(), ask.record.force));
+        }
+        Ok(())
+    })
+}
+
+/// Takes a question back.
 pub(crate) fn withdraw(state: &State, host: &HostName, uid: Uid) -> Decision<()> {
     Decision::make(|draft| {
         let subject = Subject::Ask(host.clone(), uid);

@@ -4,22 +4,28 @@
 //! |---|---|
 //! | [`claim`] | what an interface of a container is given |
 //! | [`ends`] | how it is given up, and how its host is asked |
+//! | [`takeover`] | whether what a silent host holds can be had |
 //! | [`wanted`] | whether an address or MAC address asked for can be had |
 //! | [`pick`] | which address of a pool is next |
 //! | [`pools`] | which pool serves whom |
-//! | [`reserve`] | what operators reserve, release and end |
+//! | [`reserve`] | what operators reserve and release |
+//! | [`release`] | the attachments that they end |
 
 pub(crate) mod claim;
 pub(crate) mod ends;
 pub(crate) mod pick;
 pub(crate) mod pools;
+pub(crate) mod release;
 pub(crate) mod reserve;
+mod takeover;
 mod wanted;
 
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod scenarios;
+#[cfg(test)]
+mod silences;
 
 use limpet_api::book::AttachmentRef;
 
@@ -38,6 +44,8 @@ pub(crate) enum Outcome<T> {
 pub(crate) enum Patience {
     /// There is time to ask.
     Left,
+    /// The same, and this controller has not listened for long enough to say who is silent.
+    Deaf,
     /// Whoever was asked has had its time.
     Over,
 }

@@ -10,7 +10,7 @@ use limpet_api::{ApiError, ErrorCode};
 use limpet_net_types::{Family, Token, WorkloadName};
 use proptest::prelude::*;
 
-use super::claim::claim;
+use super::claim::{Granted, claim};
 use super::ends::end;
 use super::{Outcome, Patience, pick, reserve};
 use crate::keys::ReservationKey;
@@ -148,7 +148,7 @@ fn try_claim(
     let answer = sample.decided(|state| claim(state, &key, &request, Patience::Over));
     let kept = workload.as_ref().and_then(|name| model.kept.get(name).cloned());
     match answer {
-        Ok(Outcome::Done((attachment, _))) => {
+        Ok(Outcome::Done(Granted { attachment, .. })) => {
             let given: Vec<IpAddr> = attachment.addresses.iter().map(|h| h.address).collect();
             assert_eq!(given.len(), 2, "both families, or neither");
             assert!(given.iter().all(|address| !model.is_held(*address)), "one holder");
@@ -165,7 +165,9 @@ fn try_claim(
                 model.kept.insert(workload.unwrap(), given.clone());
             }
             let again = sample.decided(|state| claim(state, &key, &request, Patience::Left));
-            let Ok(Outcome::Done((same, _))) = again else { panic!("repeated: {again:?}") };
+            let Ok(Outcome::Done(Granted { attachment: same, .. })) = again else {
+                panic!("repeated: {again:?}")
+            };
             assert_eq!(same, attachment, "repeated, the same answer");
             model.held.insert(uid, (key, given));
         }

@@ -1,4 +1,4 @@
-//! Pure: what operators reserve, change and release, and the attachments that they end.
+//! Pure: what operators reserve, change and release.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -12,10 +12,9 @@ use limpet_api::{ApiError, ErrorCode, Retention};
 use limpet_net_types::{Family, Mac, PoolName};
 use serde_json::json;
 
-use super::ends::ask;
+use super::pick;
 use super::pools::{Workload, families, named, serving};
 use super::wanted::{asked_for, draining, mac_choice, mac_held, mac_of, not_kept, one_per_family};
-use super::{Outcome, Patience, pick};
 use crate::draft::{Decision, Draft, refuse};
 use crate::keys::{ReservationKey, Subject};
 use crate::records::{Owner, Slot};
@@ -101,54 +100,6 @@ pub(crate) fn release(state: &State, key: &ReservationKey) -> Decision<Vec<IpAdd
         }
         Ok(reservation.addresses.iter().map(|held| held.address).collect())
     })
-}
-
-/// Decides the end of an attachment by an operator: its host is asked, and ends it if it is
-/// gone.
-pub(crate) fn end(
-    state: &State,
-    key: &AttachmentKey,
-    asked: Option<&Attachment>,
-    patience: Patience,
-) -> Decision<Outcome<()>> {
-    Decision::make(|draft| {
-        let entry = state.attachment(key);
-        draft.rely(&Subject::Attachment(key.clone()), entry);
-        let Some(attachment) = entry.map(|entry| &entry.record) else {
-            return match asked {
-                Some(_) => Ok(Outcome::Done(())),
-                None => refuse(ErrorCode::AttachmentNotFound, missing(key)),
-            };
-        };
-        if asked.is_some_and(|asked| asked.uid != attachment.uid) {
-            return Ok(Outcome::Done(()));
-        }
-        let about = AttachmentRef { key: key.clone(), uid: attachment.uid };
-        let answered = state.ask(&key.host, attachment.uid).is_some_and(|ask| ask.record.present);
-        if answered {
-            return Err(present(key));
-        }
-        ask(state, draft, about, patience, |_| silent(key))
-    })
-}
-
-fn missing(key: &AttachmentKey) -> String {
-    let AttachmentKey { host, network, container, ifname } = key;
-    format!("container {container} on host {host} has no interface {ifname} in network {network}")
-}
-
-fn present(key: &AttachmentKey) -> ApiError {
-    let AttachmentKey { host, container, .. } = key;
-    let text = format!("host {host} says that container {container} is there: stop it first");
-    ApiError::new(ErrorCode::AttachmentPresent, text)
-        .with_details(json!({ "host": host, "container": container }))
-}
-
-fn silent(key: &AttachmentKey) -> ApiError {
-    let AttachmentKey { host, container, .. } = key;
-    let text = format!("host {host} did not say in time whether container {container} is there");
-    ApiError::new(ErrorCode::HostSilent, text)
-        .with_details(json!({ "host": host, "container": container }))
 }
 
 /// The attachment that holds a reservation's addresses.

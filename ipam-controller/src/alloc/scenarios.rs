@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use limpet_api::book::{Attachment, AttachmentKey, EndReason, ReservationSpec};
+use limpet_api::book::{Attachment, AttachmentKey, EndReason, ReleaseRequest, ReservationSpec};
 use limpet_api::config::{Role, Sticky};
 use limpet_api::host::{ClaimRequest, EndRequest, Wanted};
 use limpet_api::{ApiError, ErrorCode, FleetTime};
@@ -10,10 +10,11 @@ use limpet_net_types::{Family, Mac, Token};
 
 use super::claim::claim;
 use super::ends::{end, withdraw};
-use super::{Outcome, Patience, reserve};
+use super::{Outcome, Patience, release, reserve};
 use crate::draft::Draft;
 use crate::keys::Subject;
 use crate::records::{Owner, Slot};
+use crate::rules::sessions::Liveness;
 use crate::state::reservation_key;
 use crate::state::sample::{Sample, name};
 
@@ -57,7 +58,7 @@ fn ask(
     let request = ClaimRequest { session: Token::from_bits(7), uid, wanted };
     let outcome = sample.decided(|state| claim(state, key, &request, patience))?;
     Ok(match outcome {
-        Outcome::Done((attachment, _)) => Outcome::Done(attachment),
+        Outcome::Done(granted) => Outcome::Done(granted.attachment),
         Outcome::Asked(about) => Outcome::Asked(about),
     })
 }
@@ -470,8 +471,9 @@ fn an_operator_ends_an_attachment_only_through_its_host() {
     let mut sample = sample();
     given(&mut sample, &key("a", "c1"), 1, nameless());
     let asked = sample.state().attachment(&key("a", "c1")).unwrap().record.clone();
+    let how = ReleaseRequest::default();
     let end_it = |sample: &mut Sample, patience| {
-        sample.decided(|state| reserve::end(state, &key("a", "c1"), Some(&asked), patience))
+        sample.decided(|state| release::end(state, &asked, how, patience, Liveness::Alive))
     };
     assert!(matches!(end_it(&mut sample, Patience::Left), Ok(Outcome::Asked(_))));
     assert_eq!(end_it(&mut sample, Patience::Over).unwrap_err().code, ErrorCode::HostSilent);

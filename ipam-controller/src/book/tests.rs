@@ -92,7 +92,7 @@ async fn claim_on(book: Book, host: String, uid: u128) -> Result<IpAddr, ApiErro
     let request = ClaimRequest { session: Token::from_bits(7), uid: Token::from_bits(uid), wanted };
     let decide = move |state: &State| claim(state, &key, &request, Patience::Left);
     match book.decide(decide).await?.0 {
-        alloc::Outcome::Done((attachment, _)) => Ok(attachment.addresses[0].address),
+        alloc::Outcome::Done(granted) => Ok(granted.attachment.addresses[0].address),
         alloc::Outcome::Asked(about) => panic!("asked about {about:?}"),
     }
 }

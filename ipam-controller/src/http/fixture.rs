@@ -7,7 +7,7 @@ use limpet_net_types::Token;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{App, Waiters, now};
+use super::{App, now};
 use crate::book;
 use crate::leases::Leases;
 use crate::store::Store;
@@ -22,8 +22,8 @@ pub(super) async fn app() -> (App, Faulty) {
     let stop = CancellationToken::new();
     tokio::spawn(keeper.run(stop.clone()));
     let leases = Arc::new(Mutex::new(Leases::new(Token::from_bits(77), now())));
-    let (waiters, tasks) = (Waiters::default(), TaskTracker::new());
-    (App { book, store, leases, waiters, stop, tasks }, faults)
+    let (takeovers, tasks) = (Arc::default(), TaskTracker::new());
+    (App { book, store, leases, takeovers, stop, tasks }, faults)
 }
 
 /// What the agent of a host at 192.0.2.`last` joins with.

@@ -8,12 +8,11 @@ mod fixture;
 mod hosts;
 mod operators;
 mod serve;
-mod waiters;
 mod watch;
 
 pub(crate) use serve::serve;
-pub(crate) use waiters::Waiters;
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -49,8 +48,8 @@ pub(crate) struct App {
     pub(crate) store: Arc<dyn Store>,
     /// Which hosts were heard of.
     pub(crate) leases: Arc<Mutex<Leases>>,
-    /// Who waits for which host's answer.
-    pub(crate) waiters: Waiters,
+    /// How many attachments of silent hosts were taken over, since the start.
+    pub(crate) takeovers: Arc<AtomicU64>,
     /// Ends the watches.
     pub(crate) stop: CancellationToken,
     /// What goes on after a caller has gone.

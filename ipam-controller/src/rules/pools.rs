@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use limpet_api::config::{
-    DEFAULT_BLOCK_SIZE, DEFAULT_COOLDOWN, DEFAULT_RETENTION, Host, Pool, PoolChange, PoolSpec,
-    PoolState,
+    DEFAULT_BLOCK_SIZE, DEFAULT_COOLDOWN, DEFAULT_RETENTION, DEFAULT_TAKEOVER_AFTER, Host, Pool,
+    PoolChange, PoolSpec, PoolState,
 };
 use limpet_api::{ApiError, ErrorCode};
 use limpet_net_types::{Family, PoolName, Prefix, Range};
@@ -68,6 +68,7 @@ pub(crate) fn change(state: &State, name: &PoolName, change: &PoolChange) -> Dec
             sticky: change.sticky.unwrap_or(before.sticky),
             retention: change.retention.unwrap_or(before.retention),
             cooldown: change.cooldown.unwrap_or(before.cooldown),
+            takeover_after: change.takeover_after.unwrap_or(before.takeover_after),
             select: change.select.unwrap_or_else(|| before.select.clone()),
             priority: change.priority.unwrap_or(before.priority),
             state: change.state.unwrap_or(before.state),
@@ -133,6 +134,7 @@ fn wanted(name: &PoolName, spec: &PoolSpec) -> Pool {
         sticky: spec.sticky,
         retention: spec.retention.unwrap_or(DEFAULT_RETENTION),
         cooldown: spec.cooldown.unwrap_or(DEFAULT_COOLDOWN),
+        takeover_after: spec.takeover_after.unwrap_or(DEFAULT_TAKEOVER_AFTER),
         select: spec.select.clone(),
         priority: spec.priority,
         state: PoolState::Active,
@@ -281,6 +283,7 @@ mod tests {
             sticky: limpet_api::config::Sticky::Auto,
             retention: None,
             cooldown: None,
+            takeover_after: None,
             select: limpet_api::config::Select::default(),
             priority: 0,
         }

@@ -186,6 +186,7 @@ impl Sample {
             sticky: Sticky::Auto,
             retention: limpet_api::config::DEFAULT_RETENTION,
             cooldown: limpet_api::Span::from_seconds(60),
+            takeover_after: limpet_api::config::DEFAULT_TAKEOVER_AFTER,
             select: limpet_api::config::Select::default(),
             priority: 0,
             state: PoolState::Active,

@@ -369,6 +369,7 @@ pub(crate) fn pool(name: &str, network: &str, range: &str) -> Pool {
         sticky: Sticky::Auto,
         retention: limpet_api::config::DEFAULT_RETENTION,
         cooldown: limpet_api::config::DEFAULT_COOLDOWN,
+        takeover_after: limpet_api::config::DEFAULT_TAKEOVER_AFTER,
         select: Select::default(),
         priority: 0,
         state: PoolState::Active,
