@@ -18,6 +18,7 @@ use crate::store::Key;
 pub(crate) const STORE_ID: &str = "meta/store-id";
 const CLOCK: &str = "meta/clock";
 const CONFIG: &str = "meta/config";
+const RESTORING: &str = "meta/restoring";
 const MARK: &str = "meta/mark";
 
 /// What a reservation is kept for.
@@ -43,6 +44,10 @@ pub(crate) enum Subject {
     Config,
     /// What a controller writes only to hear of it: everything before has been heard of then.
     Mark,
+    /// That a restore is under way.
+    Restoring,
+    /// That the store was restored, and which hosts are waited for.
+    Restored,
     /// A network.
     Network(NetworkName),
     /// A pool.
@@ -85,6 +90,8 @@ impl Subject {
             Self::Clock => CLOCK.to_owned(),
             Self::Config => CONFIG.to_owned(),
             Self::Mark => MARK.to_owned(),
+            Self::Restoring => RESTORING.to_owned(),
+            Self::Restored => "meta/restored".to_owned(),
             Self::Network(name) => format!("networks/{name}"),
             Self::Pool(name) => format!("pools/{name}"),
             Self::Block(pool, block) => {
@@ -122,6 +129,8 @@ impl Subject {
             ["meta", "clock"] => Self::Clock,
             ["meta", "config"] => Self::Config,
             ["meta", "mark"] => Self::Mark,
+            ["meta", "restoring"] => Self::Restoring,
+            ["meta", "restored"] => Self::Restored,
             ["networks", name] => Self::Network(name.parse().ok()?),
             ["pools", name] => Self::Pool(name.parse().ok()?),
             ["blocks", pool, block] => Self::Block(pool.parse().ok()?, prefix(block)?),
@@ -198,6 +207,8 @@ mod tests {
             Just(Subject::StoreId),
             Just(Subject::Clock),
             Just(Subject::Config),
+            Just(Subject::Restoring),
+            Just(Subject::Restored),
             Just(Subject::Mark),
             name().prop_map(Subject::Network),
             name().prop_map(Subject::Pool),

@@ -5,6 +5,7 @@
 //! | [`state`], [`keys`], [`records`] | pure | what the store holds, in memory |
 //! | [`alloc`], [`givable`], [`runs`] | pure | who gets which address |
 //! | [`rules`] | pure | networks, pools, hosts and sessions against each other |
+//! | [`backup`] | pure | backups of the store, and restores |
 //! | [`draft`] | pure | decisions as transactions |
 //! | [`watch`], [`leases`] | pure | what hosts are told, and which were heard of |
 //! | [`listener`] | edge | looks who is heard, and writes down who is silent |
@@ -15,6 +16,7 @@
 //! | [`http`] | edge | the API |
 
 mod alloc;
+mod backup;
 mod book;
 mod config;
 mod draft;

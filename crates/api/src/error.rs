@@ -165,6 +165,15 @@ codes! {
     /// The host has not the role for what it asks.
     RoleMissing = "role-missing", 403;
 
+    /// A backup is restored into an empty store only, and this one is in use.
+    StoreInUse = "store-in-use", 409;
+    /// The file is no backup that can be restored: cut off, altered, of a newer version, or contradicting itself.
+    BackupInvalid = "backup-invalid", 422;
+    /// A restore is under way, or broke off: nothing else is done until it is over.
+    StoreRestoring = "store-restoring", 503;
+    /// The store was restored, and hosts have yet to say what lives on them before anything new is given.
+    StoreRestored = "store-restored", 503;
+
     /// The store or the server cannot serve just now.
     Unavailable = "unavailable", 503;
     /// It is not known whether the request was carried out; ask again under the same names.

@@ -9,6 +9,7 @@
 //! | [`config`] | operators and the controller: networks, pools, hosts |
 //! | [`book`] | operators and the controller: reservations and attachments |
 //! | [`host`] | agents and the controller: sessions, claims, asks, what lives on a host, the watch |
+//! | [`restore`] | operators and the controller: restores, and whom they wait for |
 //! | [`socket`] | the CNI plugin and its host's agent, over a unix socket |
 //!
 //! [`client`] (feature `client`) is the one HTTP client of agent, plugin and `limpetctl`.
@@ -23,6 +24,7 @@ pub mod host;
 mod limits;
 mod living;
 pub mod paths;
+pub mod restore;
 pub mod socket;
 mod span;
 

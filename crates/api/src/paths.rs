@@ -21,6 +21,12 @@ pub const RESERVATIONS: &str = "/v1/reservations";
 /// GET: all attachments, `Listing<Attachment>`; the query may name `network`, `host` and `namespace`.
 pub const ATTACHMENTS: &str = "/v1/attachments";
 
+/// GET: whether a backup can be restored, is being, or was, and which hosts are waited for, `RestoreStatus`. POST: a
+/// backup, which is restored; lines of `RestoreLine`. DELETE: a restore that broke off is discarded, as lines.
+pub const RESTORE: &str = "/v1/restore";
+/// POST: hosts that are not to be waited for after a restore, `RestoreStatus`.
+pub const RESTORE_WAIVE: &str = "/v1/restore/waive";
+
 /// The routes of the controller and the agent, with their parameters in braces.
 pub mod route {
     /// GET, PUT, PATCH: one network, `Versioned<Network>`. DELETE: no content.

@@ -16,6 +16,7 @@ use serde_json::json;
 
 use super::ends::ask;
 use super::pools::{Workload, families, is_sticky, named, serving};
+use super::restored::settled;
 use super::wanted::{
     asked_for, draining, mac_choice, mac_held, mac_of, not_in_pool, not_kept, one_per_family,
 };
@@ -150,9 +151,11 @@ impl Claimant<'_> {
             if mine.record.uid == self.uid {
                 return Ok(Outcome::Done((mine.record.clone(), Vec::new())));
             }
+            settled(self.state, draft)?;
             let about = AttachmentRef { key: self.key.clone(), uid: mine.record.uid };
             return ask(self.state, draft, about, patience, still_there);
         }
+        settled(self.state, draft)?;
         one_per_family(&self.wanted.addresses)?;
         let mut taken_over = Vec::new();
         let chosen = match self.reservation(draft) {

@@ -8,6 +8,8 @@
 //! | [`wanted`] | whether an address or MAC address asked for can be had |
 //! | [`pick`] | which address of a pool is next |
 //! | [`pools`] | which pool serves whom |
+//! | [`reassert`] | what becomes of what a host says is alive |
+//! | [`restored`] | whom a restored store waits for |
 //! | [`reserve`] | what operators reserve and release |
 //! | [`release`] | the attachments that they end |
 
@@ -15,13 +17,17 @@ pub(crate) mod claim;
 pub(crate) mod ends;
 pub(crate) mod pick;
 pub(crate) mod pools;
+pub(crate) mod reassert;
 pub(crate) mod release;
 pub(crate) mod reserve;
+pub(crate) mod restored;
 mod takeover;
 mod wanted;
 
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod reasserting;
 #[cfg(test)]
 mod scenarios;
 #[cfg(test)]

@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::pick;
 use super::pools::{Workload, families, named, serving};
+use super::restored::settled;
 use super::wanted::{asked_for, draining, mac_choice, mac_held, mac_of, not_kept, one_per_family};
 use crate::draft::{Decision, Draft, refuse};
 use crate::keys::{ReservationKey, Subject};
@@ -40,6 +41,7 @@ pub(crate) fn create(
         if let Some(existing) = existing {
             return same(existing, spec);
         }
+        settled(state, draft)?;
         let addresses = choose(state, draft, key, spec)?;
         mac_choice(state, draft, &key.network, spec.mac.is_some());
         let mac = mac(state, key, spec, &addresses)?;

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use limpet_api::{ApiError, ErrorCode, FleetTime, Span};
-use limpet_net_types::Uid;
+use limpet_net_types::{Token, Uid};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{self, Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -26,8 +26,10 @@ use tracing::{debug, error};
 use super::Job;
 use super::hearing::{Ear, Sync};
 use super::request::{Pending, Request};
+use crate::alloc::restored;
 use crate::draft::{Decision, Draft};
 use crate::keys::Subject;
+use crate::random;
 use crate::state::{BadRecord, Effects, State, Undo};
 use crate::store::{CommitError, Footprint, Outcome, Revision, Store, Txn};
 use crate::watch::Told;
@@ -169,7 +171,30 @@ impl Keeper {
             let text = "the store cannot be read just now: ask again";
             return Err(ApiError::new(ErrorCode::Unavailable, text));
         }
+        if let Knows::UpTo(store, since) = watcher.knows {
+            self.look_back(store, since).await;
+        }
         self.feed.begin(&self.state, watcher)
+    }
+
+    /// Finds out whether the store was set back behind the controllers' back: a host knows a revision
+    /// of it that it has not reached, now that all that it has is known. Then it is another store.
+    async fn look_back(&mut self, store: Token, since: Revision) {
+        if store != self.state.store() || since <= self.state.revision() {
+            return;
+        }
+        let newest = self.state.revision();
+        let Ok(fresh) = random::token() else { return };
+        let (reply, told) = oneshot::channel();
+        let decide = move |state: &State| restored::set_back(state, (store, since), fresh);
+        self.carry_out(vec![Box::new(Request::new(decide, reply))]).await;
+        if let Ok(Ok((true, _))) = told.await {
+            error!(
+                %newest, known = %since,
+                "the store was set back behind limpet's back: nothing new is given until every host \
+                 has said what lives on it"
+            );
+        }
     }
 
     async fn carry_out(&mut self, mut waiting: Vec<Box<dyn Pending>>) {
@@ -342,7 +367,11 @@ impl Keeper {
             // Nobody may be waiting for it.
             let _ = self.tellers.ended.send(uid);
         }
-        self.feed.tell(self.state.store(), told);
+        if told.is_new_store() {
+            self.feed.reset();
+        } else {
+            self.feed.tell(self.state.store(), told);
+        }
         self.tellers.head.send_replace(self.state.revision());
     }
 

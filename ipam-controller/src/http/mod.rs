@@ -7,6 +7,7 @@ mod extract;
 mod fixture;
 mod hosts;
 mod operators;
+mod restored;
 mod serve;
 mod watch;
 
@@ -136,6 +137,8 @@ fn operator_routes() -> Router<App> {
                 .patch(reservations::change)
                 .delete(reservations::release),
         )
+        .route(paths::RESTORE, get(restored::status))
+        .route(paths::RESTORE_WAIVE, post(restored::waive))
         .route(paths::ATTACHMENTS, get(attachments::list))
         .route(route::ATTACHMENT, get(attachments::show).delete(claims::end_by_operator))
 }
@@ -144,6 +147,7 @@ fn host_routes() -> Router<App> {
     Router::new()
         .route(route::SESSION, post(hosts::join))
         .route(route::HEARTBEAT, post(hosts::heartbeat))
+        .route(route::REASSERT, post(restored::reassert))
         .route(route::ASK, post(hosts::present))
         .route(route::CLAIM, put(claims::claim).delete(claims::end))
 }

@@ -28,6 +28,8 @@ impl Loader {
             store: Token::from_bits(0),
             clock: None,
             config: None,
+            restoring: None,
+            restored: None,
             mac_choices: BTreeMap::new(),
             networks: BTreeMap::new(),
             pools: BTreeMap::new(),

@@ -8,6 +8,7 @@ use limpet_api::FleetTime;
 use limpet_api::book::{Attachment, AttachmentKey, Reservation};
 use limpet_api::config::{Host, Network, Pool};
 use limpet_api::host::Ask;
+use limpet_api::restore::{Restored, Restoring};
 use limpet_net_types::{HostName, Mac, NetworkName, PoolName, Range, Token, Uid};
 
 use super::{BlockEntry, Entry, PoolEntry, State, reservation_key};
@@ -39,6 +40,16 @@ impl State {
     /// The revision of the last change of networks, pools or hosts.
     pub(crate) fn config(&self) -> Option<Revision> {
         self.config
+    }
+
+    /// The restore that is under way.
+    pub(crate) fn restoring(&self) -> Option<&Entry<Restoring>> {
+        self.restoring.as_ref()
+    }
+
+    /// The last restore of this store, and the hosts that are waited for.
+    pub(crate) fn restored(&self) -> Option<&Entry<Restored>> {
+        self.restored.as_ref()
     }
 
     /// The revision of the last choice of a MAC address in a network by a caller.

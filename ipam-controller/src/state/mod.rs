@@ -20,6 +20,7 @@ use limpet_api::FleetTime;
 use limpet_api::book::{Attachment, AttachmentKey, Reservation};
 use limpet_api::config::{Host, Network, Pool};
 use limpet_api::host::{Ask, Block};
+use limpet_api::restore::{Restored, Restoring};
 use limpet_net_types::{
     Family, HostName, Mac, Namespace, NetworkName, PoolName, Prefix, Token, Uid, WorkloadName,
     address_at, address_bits,
@@ -134,6 +135,8 @@ pub(crate) struct State {
     store: Token,
     clock: Option<Entry<FleetTime>>,
     config: Option<Revision>,
+    restoring: Option<Entry<Restoring>>,
+    restored: Option<Entry<Restored>>,
     mac_choices: BTreeMap<NetworkName, Revision>,
     networks: BTreeMap<NetworkName, Entry<Network>>,
     pools: BTreeMap<PoolName, PoolEntry>,
@@ -202,6 +205,8 @@ impl State {
             Subject::Clock => self.clock = Some(entry(&key(), value, revision)?),
             Subject::Config => self.config = Some(revision),
             Subject::Mark => {}
+            Subject::Restoring => self.restoring = Some(entry(&key(), value, revision)?),
+            Subject::Restored => self.restored = Some(entry(&key(), value, revision)?),
             Subject::Network(name) => {
                 self.networks.insert(name.clone(), entry(&key(), value, revision)?);
             }
@@ -242,6 +247,8 @@ impl State {
             Subject::StoreId | Subject::Mark => {}
             Subject::Clock => self.clock = None,
             Subject::Config => self.config = None,
+            Subject::Restoring => self.restoring = None,
+            Subject::Restored => self.restored = None,
             Subject::Network(name) => drop(self.networks.remove(name)),
             Subject::Pool(name) => self.delete_pool(name),
             Subject::Block(pool, block) => self.delete_block(pool, *block, effects),

@@ -37,6 +37,7 @@ pub(crate) struct Sample {
     state: State,
     entries: BTreeMap<Key, Versioned>,
     undone: Vec<Undo>,
+    base: State,
 }
 
 impl Sample {
@@ -47,7 +48,14 @@ impl Sample {
             revision: Revision(1),
         };
         let entries: BTreeMap<_, _> = [(crate::keys::STORE_ID.to_owned(), identity)].into();
-        Self { state: loaded(Revision(1), &entries), entries, undone: vec![] }
+        let state = loaded(Revision(1), &entries);
+        Self { base: state.clone(), state, entries, undone: vec![] }
+    }
+
+    /// The same store as it is now, which goes its own way from here on.
+    pub(crate) fn copy(&self) -> Self {
+        let (state, entries) = (self.state.clone(), self.entries.clone());
+        Self { base: state.clone(), state, entries, undone: vec![] }
     }
 
     /// The state.
@@ -108,7 +116,7 @@ impl Sample {
         assert_eq!(state, before, "reverted is as before");
         if self.undone.len().is_multiple_of(16) {
             undone.for_each(|undo| state.revert(undo.clone()));
-            let mut new = Self::new().state;
+            let mut new = self.base.clone();
             new.pointers.clone_from(&state.pointers);
             assert_eq!(state, new, "all reverted is as new");
         }

@@ -55,6 +55,8 @@ impl State {
             // It never changes, and so has no revision that anybody could rely on.
             Subject::StoreId => Some(versioned(&self.store, Revision::default())),
             Subject::Mark => None,
+            Subject::Restoring => encoded(self.restoring.as_ref()),
+            Subject::Restored => encoded(self.restored.as_ref()),
             Subject::Clock => encoded(self.clock.as_ref()),
             Subject::Config => self.config.map(|revision| versioned(&revision.0, revision)),
             Subject::MacChoice(network) => {

@@ -66,6 +66,11 @@ impl Told {
         self.ended.iter().map(|(_, uid)| *uid)
     }
 
+    /// Whether revisions are another store's from here on: whoever watches begins anew.
+    pub(crate) fn is_new_store(&self) -> bool {
+        self.touched.contains(&Subject::StoreId)
+    }
+
     /// The line for a host, if the revision is any business of its.
     fn line(&self, store: Token, host: &HostName) -> Option<Line> {
         let own = self.own.get(host);
@@ -114,7 +119,15 @@ impl Line {
     fn snapshot(state: &State, host: &HostName, shared: &Bytes) -> Self {
         let attachments: Vec<_> = state.attachments_of(host).map(|entry| &entry.record).collect();
         let asks: Vec<_> = state.asks_of(host).map(|entry| &entry.record).collect();
-        let own = joined(&[b",\"attachments\":", &json(&attachments), b",\"asks\":", &json(&asks)]);
+        let reassert = state.restored().is_some_and(|it| it.record.waiting.contains(host));
+        let own = joined(&[
+            b",\"attachments\":",
+            &json(&attachments),
+            b",\"asks\":",
+            &json(&asks),
+            b",\"reassert\":",
+            &json(&reassert),
+        ]);
         Self::new(state.store(), state.revision(), "\"snapshot\":{", [shared.clone(), own])
     }
 
