@@ -506,6 +506,7 @@ fn a_claim_and_an_end_compare_all_that_they_rely_on() {
             "blocks/p/0a000000-30",
             "hosts/a",
             "macs/blue",
+            "meta/restored",
             "networks/blue",
             "pools/p",
             "reservations/blue/_/web-0",
