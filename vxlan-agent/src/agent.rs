@@ -20,11 +20,13 @@ use limpet_net_types::{HostName, Token, Uid};
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
+use tracing::warn;
 
 use crate::config::Config;
 use crate::desired::HostFacts;
 use crate::facts::{Choice, Reach};
 use crate::flights::Flights;
+use crate::records::{Record, Records};
 use crate::view::{Key, View};
 
 /// How long the controller has for what should take milliseconds.
@@ -46,6 +48,7 @@ pub(crate) struct Agent {
     pub(crate) identity: Identity,
     pub(crate) config: Config,
     pub(crate) choice: Choice,
+    files: Records,
     quick: Client,
     patient: Client,
     state: Mutex<State>,
@@ -76,6 +79,12 @@ pub(crate) struct State {
     pub(crate) endings: BTreeMap<Uid, Key>,
     /// Keys that a DEL came for while nothing was known of them.
     pub(crate) forgotten: BTreeSet<Key>,
+    /// What was answered about attachments that may live here.
+    pub(crate) records: BTreeMap<Uid, Record>,
+    /// The incarnations whose containers are off the network, and why.
+    pub(crate) severed: BTreeMap<Uid, String>,
+    /// How many were severed since the agent started.
+    pub(crate) severed_ever: u64,
 }
 
 /// How things stand with the controller.
@@ -118,6 +127,7 @@ impl Agent {
         let quick = Client::new(config.controller.clone(), QUICK);
         Self {
             identity,
+            files: Records::beside(&config.boot_id_file),
             choice: Choice { underlay: config.underlay, skipped: config.skip_device.clone() },
             patient: quick.with_limit(PATIENT),
             quick,
@@ -136,6 +146,42 @@ impl Agent {
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         // Every change under the lock is whole: a panic elsewhere leaves nothing half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in what earlier agents of this boot have recorded.
+    pub(crate) fn recall(&self) {
+        let records = match self.files.load() {
+            Ok(records) => records,
+            Err(error) => {
+                warn!(%error, "cannot read what was recorded of attachments");
+                return;
+            }
+        };
+        let mut state = self.state();
+        for record in records {
+            let uid = record.attachment.uid;
+            if let Some(why) = &record.severed {
+                state.severed.insert(uid, why.clone());
+            }
+            state.records.insert(uid, record);
+        }
+    }
+
+    /// Records what was answered about an attachment. Without the file it is known until the agent ends.
+    pub(crate) fn keep(&self, record: &Record) {
+        let uid = record.attachment.uid;
+        self.state().records.insert(uid, record.clone());
+        if let Err(error) = self.files.keep(record) {
+            warn!(%uid, %error, "cannot record an attachment");
+        }
+    }
+
+    /// An attachment has ended: nothing of it is to be asserted any more.
+    pub(crate) fn forget(&self, uid: Uid) {
+        let known = self.state().records.remove(&uid).is_some();
+        if let (true, Err(error)) = (known, self.files.forget(uid)) {
+            warn!(%uid, %error, "cannot remove the record of an attachment");
+        }
     }
 
     /// Asks a controller, and another one where it fails, and notes whether one answered.

@@ -20,6 +20,7 @@ use crate::evidence::{Evidence, gone};
 use crate::flights::ConnectionId;
 use crate::identity::random;
 use crate::layout::{TABLE_OVERLAY, container_gateway, group_of};
+use crate::records::Record;
 use crate::run::is_ready;
 use crate::upkeep::{end, end_or_list, sight};
 use crate::veths::{Veths, netns_exists};
@@ -59,7 +60,12 @@ pub(crate) async fn attach(
     let uid = random().map_err(|error| ApiError::new(ErrorCode::Internal, sentence(&error)))?;
     agent.state().flights.begin(uid, connection, key.clone());
     let claim = Claim { agent, key: &key, uid, wanted, deadline, connect_by };
-    let answer = claim.make().await.and_then(|claimed| agent.state().take_claim(&claimed));
+    let answer = claim.make().await.and_then(|claimed| {
+        let (attach, record) = agent.state().take_claim(claimed)?;
+        // Before the plugin makes the interface, so that none is there that nothing is recorded of.
+        agent.keep(&record);
+        Ok(attach)
+    });
     if answer.is_err() {
         let mut state = agent.state();
         state.flights.end(uid);
@@ -72,9 +78,13 @@ pub(crate) async fn attach(
 
 impl State {
     /// Takes in a claim that was granted. If its plugin has gone meanwhile no interface will come of it.
-    fn take_claim(&mut self, claimed: &Claimed) -> Result<Attach, ApiError> {
+    fn take_claim(&mut self, claimed: Claimed) -> Result<(Attach, Record), ApiError> {
         let (uid, key) = (claimed.attachment.uid, Key::of(&claimed.attachment));
-        let attach = if !self.view.claimed(claimed) {
+        let store = self.contact.session.as_ref().map(|session| session.store);
+        let Some(store) = store.or(self.view.position().map(|(store, _)| store)) else {
+            return Err(not_joined(self));
+        };
+        let attach = if !self.view.claimed(&claimed) {
             let words = format!("{} was ended while it was claimed: try again", words_for(&key));
             Err(ApiError::new(ErrorCode::Unavailable, words))
         } else if self.flights.has(uid) {
@@ -82,10 +92,16 @@ impl State {
         } else {
             Err(not_found(&key, "was given up while it was claimed"))
         };
-        if attach.is_err() {
-            self.endings.insert(uid, key);
+        let Claimed { attachment, network, revision } = claimed;
+        match attach {
+            Ok(attach) => {
+                Ok((attach, Record { attachment, network, store, revision, severed: None }))
+            }
+            Err(error) => {
+                self.endings.insert(uid, key);
+                Err(error)
+            }
         }
-        attach
     }
 }
 
@@ -106,8 +122,15 @@ async fn ready(agent: &Agent, name: &NetworkName) -> Result<(), ApiError> {
 
 /// Why an ADD on a network cannot be served by this host's kernel.
 fn network_problem(state: &State, pass: &Pass, name: &NetworkName) -> Option<ApiError> {
+    let session = state.contact.session.as_ref();
+    let known = state.view.position().map(|(store, _)| store);
+    if known.is_some_and(|known| session.is_some_and(|session| session.store != known)) {
+        let words =
+            "the store is another one than before, and what is in it has not arrived here yet";
+        return Some(ApiError::new(ErrorCode::Unavailable, words));
+    }
     let Some(network) = state.view.networks.get(name) else {
-        return Some(if state.view.position().is_some() {
+        return Some(if known.is_some() {
             ApiError::new(ErrorCode::NetworkNotFound, format!("there is no network {name}"))
         } else {
             not_joined(state)
@@ -309,7 +332,10 @@ pub(crate) async fn detach(agent: &Agent, key: &Key, uid: Option<Uid>) -> Detach
         let of_key = state.view.attachment(key).map(|attachment| attachment.uid);
         // An ADD that gave up may have left one that is not known yet.
         let pending = state.endings.iter().find(|(_, of)| *of == key).map(|(uid, _)| *uid);
-        let known = uid.or(of_key).or(pending);
+        // What was severed is not known to the store; its record ends with it.
+        let mut records = state.records.values().map(|record| &record.attachment);
+        let recorded = records.find(|attachment| Key::of(attachment) == *key);
+        let known = uid.or(of_key).or(pending).or(recorded.map(|attachment| attachment.uid));
         if known.is_none() && state.view.position().is_none() {
             state.forgotten.insert(key.clone());
         }
@@ -462,7 +488,7 @@ mod tests {
         // The watch is at revision 1: it has told of the claim, and of its end.
         state.view = fixture::view(limpet_api::host::Snapshot::default());
         state.flights.begin(uid, 1, key.clone());
-        let error = state.take_claim(&fixture::claimed(attachment, 1)).unwrap_err();
+        let error = state.take_claim(fixture::claimed(attachment, 1)).unwrap_err();
         assert!(error.code.is_transient(), "{error}");
         assert_eq!(state.view.attachment(&key), None);
         assert!(state.endings.contains_key(&uid), "in case that it has not");

@@ -25,6 +25,8 @@ pub(crate) enum Verb {
     ///
     /// Asks the running agent, or, if there is none, a controller.
     Plan,
+    /// Print how things stand with the running agent: joined, severed containers, what is wrong.
+    Status,
 }
 
 /// Where things are, and what the host is.
@@ -177,5 +179,6 @@ mod tests {
         assert_eq!(config.host_name("Node-A\n").unwrap().as_str(), "node-a");
         assert!(config.host_name("(none)").is_err());
         assert_eq!(parse(&["plan"]).unwrap().verb, Some(Verb::Plan));
+        assert_eq!(parse(&["status"]).unwrap().verb, Some(Verb::Status));
     }
 }

@@ -12,6 +12,7 @@ use limpet_net_types::{Mac, Token, Vni};
 
 use crate::agent::{Agent, Identity};
 use crate::config::Cli;
+use crate::records::Record;
 use crate::view::View;
 
 /// The agent of `node-a`, which no controller has heard of.
@@ -73,6 +74,12 @@ pub(crate) fn view(snapshot: Snapshot) -> View {
 /// The answer to a claim.
 pub(crate) fn claimed(attachment: Attachment, revision: u64) -> Claimed {
     Claimed { attachment, network: network(1), revision }
+}
+
+/// What was recorded of an attachment, at revision 1 of store 1.
+pub(crate) fn record(n: u8, uid: u128) -> Record {
+    let (attachment, network) = (attachment(n, uid), network(1));
+    Record { attachment, network, store: Token::from_bits(1), revision: 1, severed: None }
 }
 
 /// A network `n<index>` with the VNI `100 * index`.

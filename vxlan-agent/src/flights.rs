@@ -36,6 +36,11 @@ impl Flights {
         self.0.contains_key(&uid)
     }
 
+    /// The attachments whose interfaces are being made.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.0.values().map(|(_, key)| key)
+    }
+
     /// No interface will come of what was begun for a key; by one connection, or by any.
     pub(crate) fn give_up(&mut self, key: &Key, connection: Option<ConnectionId>) {
         let by_it = |by: ConnectionId| connection.is_none_or(|connection| connection == by);

@@ -21,6 +21,8 @@ pub(crate) const PREFERENCE_HOSTS: u32 = 100;
 pub(crate) const PREFERENCE_OVERLAY: u32 = 200;
 /// The group of veth pairs that are gone and only wait for their deletion.
 pub(crate) const GROUP_OF_THE_DEAD: u32 = 4096;
+/// The group of veth pairs whose containers were taken off the network: no rule is for it. Networks have 4097 to 8191.
+pub(crate) const GROUP_OF_THE_SEVERED: u32 = 8192;
 /// What a route costs that only counts where there is none more precise: so high that any other wins.
 pub(crate) const METRIC_POOL: u32 = 4_278_198_272;
 /// Into how many buckets a gateway group deals its flows.

@@ -9,7 +9,8 @@
 //! | [`kernel`], [`translate`], [`filter`], [`veths`] | the kernel |
 //! | [`run`], [`watch`], [`upkeep`] | the loops; [`agent`] is where they meet |
 //! | [`socket`], [`attachments`], [`flights`], [`evidence`] | the plugin's requests |
-//! | [`dry_run`] | `limpet-agent plan` |
+//! | [`records`], [`orphans`], [`reassert`] | what lives here and is missing from the store |
+//! | [`dry_run`], [`status`] | `limpet-agent plan` and `limpet-agent status` |
 
 mod agent;
 mod attachments;
@@ -28,10 +29,14 @@ mod layout;
 #[cfg(test)]
 mod model;
 mod nft;
+mod orphans;
 mod plan;
+mod reassert;
+mod records;
 mod resolve;
 mod run;
 mod socket;
+mod status;
 mod step;
 mod translate;
 mod upkeep;
@@ -86,6 +91,7 @@ fn run_program(cli: Cli) -> anyhow::Result<()> {
     match cli.verb {
         None => runtime.block_on(serve(cli.config)),
         Some(Verb::Plan) => runtime.block_on(dry_run::run(cli.config)),
+        Some(Verb::Status) => runtime.block_on(status::run(cli.config)),
     }
 }
 
@@ -106,6 +112,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let listener = socket::listen(&config.socket).await?;
     info!(host = %identity.host, socket = %config.socket.display(), "starting");
     let agent = Arc::new(Agent::new(config, identity));
+    agent.recall();
     let veths = Arc::new(Veths::default());
     let dead = Arc::new(Notify::new());
     let stop = CancellationToken::new();

@@ -30,6 +30,7 @@ pub(crate) fn carry_out(tables: &mut Tables, step: &Step) {
             }
             if let Some(veth) = tables.veths.get_mut(&name) {
                 veth.group = group.unwrap_or(veth.group);
+                veth.up |= up;
             }
         }
         Step::DelDevice(name) => {

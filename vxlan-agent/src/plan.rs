@@ -98,9 +98,10 @@ fn set_devices(steps: &mut Vec<Step>, wanted: &Tables, found: &Tables, remade: &
         }
     }
     for (name, veth) in &wanted.veths {
-        if found.veths.get(name).is_some_and(|now| now.group != veth.group) {
-            let (mtu, group) = (None, Some(veth.group));
-            steps.push(Step::ChangeDevice { name: name.clone(), mtu, group, up: false });
+        let now = found.veths.get(name);
+        if let Some(now) = now.filter(|now| now.group != veth.group) {
+            let (mtu, group, up) = (None, Some(veth.group), veth.up && !now.up);
+            steps.push(Step::ChangeDevice { name: name.clone(), mtu, group, up });
         }
     }
     let addresses = wanted.addresses.difference(&found.addresses);

@@ -10,7 +10,8 @@ use limpet_net_types::{Prefix, host_prefix, stable_hash};
 
 use crate::desired::{Container, Desired, Way, device_settings};
 use crate::layout::{
-    FoundNexthop, Hop, Nexthop, Route, RouteKey, TABLE_HOSTS, TABLE_OVERLAY, Tables, Target, Veth,
+    FoundNexthop, GROUP_OF_THE_SEVERED, Hop, Nexthop, Route, RouteKey, TABLE_HOSTS, TABLE_OVERLAY,
+    Tables, Target, Veth,
 };
 
 /// The numbers of limpet's nexthop objects are `0x4c000000` to `0x4cffffff`.
@@ -50,6 +51,8 @@ pub(crate) fn resolve(desired: &Desired, found: &Tables) -> Tables {
     wanted.nexthops = numbers.wanted;
     for (name, veth) in &mut wanted.veths {
         if let Some(container) = desired.containers.get(name).filter(|c| veth.is(c.uid)) {
+            // One that was severed and is this container's again, by the store's word, comes back.
+            veth.up |= veth.group == GROUP_OF_THE_SEVERED;
             veth.group = container.group;
             if veth.up {
                 let forwarding = desired.forwarding.as_ref();

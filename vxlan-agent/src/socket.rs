@@ -20,7 +20,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use limpet_api::host::Wanted;
 use limpet_api::paths::route;
-use limpet_api::socket::{ConfirmRequest, DetachQuery, Detached, GcRequest, Plan};
+use limpet_api::socket::{AgentStatus, ConfirmRequest, DetachQuery, Detached, GcRequest, Plan};
 use limpet_api::{ApiError, ErrorCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -37,6 +37,7 @@ use crate::attachments::{self, ATTACH};
 use crate::flights::ConnectionId;
 use crate::kernel::{Kernel, KernelError, Look};
 use crate::run::{commands, outlook};
+use crate::status;
 use crate::veths::Veths;
 use crate::view::Key;
 
@@ -160,6 +161,7 @@ fn router(serving: Serving) -> Router {
         .route(route::SOCKET_CONFIRM, post(confirm))
         .route(route::SOCKET_GC, post(collect))
         .route(route::SOCKET_READINESS, get(readiness))
+        .route(route::SOCKET_STATUS, get(stand))
         .route(route::SOCKET_PLAN, get(plan))
         .fallback(|| async { Refusal(ApiError::new(ErrorCode::NotFound, "there is no such path")) })
         .method_not_allowed_fallback(|| async {
@@ -229,6 +231,12 @@ async fn readiness(
     let At(network) = network.map_err(|error| bad_request(&error.body_text()))?;
     let network = network.parse().map_err(|error| bad_request(&error))?;
     Ok(Answer(attachments::readiness(&serving.agent, &network).await))
+}
+
+async fn stand(State(serving): State<Serving>) -> Asked<AgentStatus> {
+    let stand = status::status(&serving.agent, &serving.veths).await;
+    let internal = |error| Refusal(ApiError::new(ErrorCode::Internal, sentence(&error)));
+    Ok(Answer(stand.map_err(internal)?))
 }
 
 async fn plan(State(serving): State<Serving>) -> Asked<Plan> {

@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 
 use crate::agent::{Agent, Patience, api_error, not_joined, sentence};
 use crate::evidence::{Begun, Evidence, Sight, gone};
+use crate::reassert::look_and_say;
 use crate::veths::{VethError, Veths, netns_exists};
 use crate::view::Key;
 
@@ -25,6 +26,10 @@ const ROUND: Duration = Duration::from_secs(30);
 /// How long to wait before trying again what did not succeed.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How long an attachment that the watch says has ended is given for its end to be this host's own, whose answer may be
+/// on its way still.
+const SETTLE: Duration = Duration::from_millis(500);
+
 /// How long the dead wait for company: one deletion costs the kernel as much as a hundred at once.
 const WAKE: Duration = Duration::from_millis(500);
 
@@ -33,20 +38,25 @@ pub(crate) async fn run(agent: Arc<Agent>, veths: Arc<Veths>, stop: Cancellation
     let mut round = interval(ROUND);
     round.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut again: Option<Instant> = None;
+    let mut missing: Option<Instant> = None;
     let mut judged = 0;
     loop {
-        let at = again.unwrap_or_else(|| Instant::now() + ROUND);
+        let at = again.into_iter().chain(missing).min().unwrap_or_else(|| Instant::now() + ROUND);
         // All may be dropped: what they ring for is looked up, not carried by the bell.
         let whole = tokio::select! {
             () = stop.cancelled() => return,
             _ = round.tick() => true,
             () = agent.tend.notified() => false,
-            () = sleep_until(at), if again.is_some() => false,
+            () = sleep_until(at), if again.is_some() || missing.is_some() => false,
         };
         // A judgement at each join, as soon as the watch has told of everything before it.
         let joins = current_join(&agent);
         let judging = joins.filter(|joins| whole || *joins != judged);
-        let done = tend(&agent, &veths, judging.is_some()).await;
+        let due = missing.is_some_and(|missing| missing <= Instant::now());
+        let looking = judging.is_some() || due || agent.state().view.reassert;
+        let done = tend(&agent, &veths, (judging.is_some(), looking && joins.is_some())).await;
+        let lost = !agent.state().view.lost().is_empty();
+        missing = lost.then(|| missing.filter(|_| !due).unwrap_or_else(|| Instant::now() + SETTLE));
         if let (true, Some(joins)) = (done.is_ok(), judging) {
             judged = joins;
         }
@@ -81,7 +91,7 @@ pub(crate) async fn bury(
 }
 
 /// The number of the session, once the watch has told of all that was before it.
-fn current_join(agent: &Agent) -> Option<u64> {
+pub(crate) fn current_join(agent: &Agent) -> Option<u64> {
     let state = agent.state();
     let session = state.contact.session.as_ref()?;
     let (store, revision) = state.view.position()?;
@@ -100,8 +110,14 @@ pub(crate) async fn sight(
     Ok(begun.found(living.await?))
 }
 
-/// One look. Returns whether nothing is left to try again.
-async fn tend(agent: &Agent, veths: &Veths, judging: bool) -> Result<bool, VethError> {
+/// One look: `judging` for attachments without an interface, `looking` for interfaces without an attachment. Returns
+/// whether nothing is left to try again.
+async fn tend(
+    agent: &Agent,
+    veths: &Veths,
+    (judging, looking): (bool, bool),
+) -> Result<bool, VethError> {
+    let looked = !looking || look_and_say(agent, veths).await;
     let asks: Vec<Ask> =
         agent.state().view.asks.values().filter(|ask| !ask.present).cloned().collect();
     if !asks.is_empty() || judging {
@@ -113,7 +129,7 @@ async fn tend(agent: &Agent, veths: &Veths, judging: bool) -> Result<bool, VethE
             return Ok(false);
         }
     }
-    Ok(end_all(agent).await)
+    Ok(end_all(agent).await && looked)
 }
 
 /// Answers what the controller asks. Returns whether it took all answers.
@@ -244,11 +260,13 @@ pub(crate) async fn end(agent: &Agent, key: &Key, uid: Uid) -> Result<(), Client
         Some(revision) => state.view.ended(uid, revision),
         None => state.view.unknown(uid),
     }
+    drop(state);
+    agent.forget(uid);
     Ok(())
 }
 
 /// Gives up a session that the controller says is over.
-fn settled<A>(
+pub(crate) fn settled<A>(
     agent: &Agent,
     session: limpet_net_types::Token,
     answer: Result<A, ClientError>,

@@ -1,15 +1,17 @@
 //! Edge: the host's ends of containers' veth pairs: which incarnations have one, and the burial of the dead.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use limpet_net_types::Uid;
-use limpet_rtnl::{Link, LinkKind, OpenError, ReadError, Request, RequestError, Socket};
+use limpet_rtnl::{
+    Link, LinkChange, LinkKind, OpenError, ReadError, Request, RequestError, Socket,
+};
 use tokio::sync::Mutex;
 use tracing::warn;
 
-use crate::layout::{GROUP_OF_THE_DEAD, VETH_PREFIX, is_veth_name};
+use crate::layout::{GROUP_OF_THE_DEAD, GROUP_OF_THE_SEVERED, VETH_PREFIX, is_veth_name};
 
 /// Why it is not known which interfaces there are.
 #[derive(Debug, thiserror::Error)]
@@ -36,15 +38,40 @@ pub(crate) struct Veths {
 impl Veths {
     /// The incarnations that have an interface, the dead not counted.
     pub(crate) async fn living(&self) -> Result<BTreeSet<Uid>, VethError> {
+        Ok(self.interfaces().await?.into_keys().collect())
+    }
+
+    /// The interfaces of incarnations, the dead not counted: all of them, or an error.
+    pub(crate) async fn interfaces(&self) -> Result<Interfaces, VethError> {
         let mut kept = self.kept.lock().await;
         let mut socket = kept.take().map_or_else(Socket::open, Ok)?;
         let links = socket.links().await?;
         *kept = Some(socket);
-        let living = links.iter().filter(|link| {
-            let veth = is_veth_name(&link.name) && matches!(link.kind, LinkKind::Veth(_));
-            veth && link.group != GROUP_OF_THE_DEAD
-        });
-        Ok(living.filter_map(|link| link.alias.as_deref()?.parse().ok()).collect())
+        Ok(links.iter().filter_map(living).map(|(uid, link)| (uid, Interface::of(link))).collect())
+    }
+
+    /// Takes the containers of these incarnations off the network, as far as they have an interface: it is set down, which
+    /// takes its routes, and leaves its network's group. Returns which there were.
+    pub(crate) async fn sever(&self, uids: &BTreeSet<Uid>) -> Result<BTreeSet<Uid>, VethError> {
+        let mut socket = Socket::open()?;
+        let links = socket.links().await?;
+        let meant = links.iter().filter_map(living).filter(|(uid, _)| uids.contains(uid));
+        let (severed, requests): (BTreeSet<Uid>, Vec<Request>) = meant
+            .map(|(uid, link)| {
+                let (up, group) = (Some(false), Some(GROUP_OF_THE_SEVERED));
+                (uid, Request::ChangeLink(LinkChange { up, group, ..LinkChange::of(link.index) }))
+            })
+            .unzip();
+        for (uid, result) in severed.iter().zip(socket.batch(&requests).await) {
+            if let Err(error) = result {
+                // One that went meanwhile is off the network as well.
+                let left = socket.links().await?;
+                if left.iter().filter_map(living).any(|(of, _)| of == *uid) {
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(severed)
     }
 
     /// Deletes the interfaces that only wait for it, all in one message where nothing else is in their group.
@@ -74,6 +101,32 @@ impl Veths {
         let results = socket.batch(&one_by_one).await;
         Ok(results.into_iter().collect::<Result<(), _>>()?)
     }
+}
+
+/// The interfaces of incarnations, as found.
+pub(crate) type Interfaces = BTreeMap<Uid, Interface>;
+
+/// The host's end of a container's veth pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Interface {
+    pub(crate) name: String,
+    pub(crate) up: bool,
+    /// Whether its container was taken off the network.
+    pub(crate) severed: bool,
+}
+
+impl Interface {
+    fn of(link: &Link) -> Self {
+        let severed = link.group == GROUP_OF_THE_SEVERED;
+        Self { name: link.name.clone(), up: link.up, severed }
+    }
+}
+
+/// The incarnation whose interface this is, if it is one and not dead.
+fn living(link: &Link) -> Option<(Uid, &Link)> {
+    let veth = is_veth_name(&link.name) && matches!(link.kind, LinkKind::Veth(_));
+    let uid = link.alias.as_deref()?.parse().ok()?;
+    (veth && link.group != GROUP_OF_THE_DEAD).then_some((uid, link))
 }
 
 /// Whether an interface is a container's that waits for its deletion.

@@ -4,14 +4,15 @@
 //! answer to a claim, which carries its revision. What is older than what is known is ignored, so that an
 //! attachment is never judged by a state from before it was made. A uid that has ended never comes back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use limpet_api::Revision;
 use limpet_api::book::Attachment;
 use limpet_api::config::{Host, Network, Pool};
 use limpet_api::host::{
-    Ask, Block, Changes, Claimed, OwnChange, SharedChange, Snapshot, Stray, WatchEvent, WatchLine,
+    Ask, Block, Changes, Claimed, OwnChange, ReportWanted, SharedChange, Snapshot, Stray,
+    WatchEvent, WatchLine,
 };
 use limpet_net_types::{ContainerId, HostName, IfName, NetworkName, PoolName, Prefix, Token, Uid};
 
@@ -57,6 +58,12 @@ pub(crate) struct View {
     attachments: BTreeMap<Key, Known>,
     /// Incarnations that ended after the watch's last revision, and when.
     ended: BTreeMap<Uid, Revision>,
+    /// Incarnations that are not there any more by the watch's word alone: their containers may live.
+    lost: BTreeSet<Uid>,
+    /// Whether the controller is to be told of all that lives here: its store is another one, or it asks.
+    pub(crate) reassert: bool,
+    /// The reports that the controller waits for.
+    pub(crate) reports: BTreeMap<Token, ReportWanted>,
 }
 
 /// A line of the watch cannot follow on what is known: the watch must be opened anew.
@@ -100,9 +107,15 @@ impl View {
                 if same && revision < self.revision {
                     return Err(ViewError::Behind { line: revision, known: self.revision });
                 }
+                let restored = self.store.is_some() && !same;
+                let lost = self.attachments().map(|(_, attachment)| attachment.uid).collect();
                 let before = if same { std::mem::take(self) } else { Self::default() };
-                *self = Self { store: Some(store), revision, ..Self::default() };
+                *self = Self { store: Some(store), revision, lost, ..Self::default() };
+                self.reassert = restored || before.reassert || snapshot.reassert;
                 self.restart(*snapshot, before);
+                let known: BTreeSet<Uid> =
+                    self.attachments().map(|(_, attachment)| attachment.uid).collect();
+                self.lost.retain(|uid| !known.contains(uid));
                 Ok(News::OfAll)
             }
             _ if self.store != Some(store) => {
@@ -133,24 +146,48 @@ impl View {
     /// Of a revision that the watch has told of, the watch knows: what it does not have has ended since.
     #[must_use]
     pub(crate) fn claimed(&mut self, claimed: &Claimed) -> bool {
-        if claimed.revision > self.revision {
-            self.know(claimed.attachment.clone(), claimed.revision);
+        self.answered(&claimed.attachment, claimed.revision)
+    }
+
+    /// Takes in an answer that the store had an attachment at a revision, and returns whether it still has.
+    #[must_use]
+    pub(crate) fn answered(&mut self, attachment: &Attachment, revision: Revision) -> bool {
+        if revision > self.revision {
+            self.know(attachment.clone(), revision);
         }
-        let uid = claimed.attachment.uid;
-        self.attachment(&Key::of(&claimed.attachment)).is_some_and(|known| known.uid == uid)
+        self.has(attachment.uid)
+    }
+
+    /// Whether an incarnation is known.
+    pub(crate) fn has(&self, uid: Uid) -> bool {
+        self.attachments.values().any(|known| known.attachment.uid == uid)
+    }
+
+    /// The incarnations that are not there any more by the watch's word alone.
+    pub(crate) fn lost(&self) -> &BTreeSet<Uid> {
+        &self.lost
+    }
+
+    /// It was looked what has become of these incarnations.
+    pub(crate) fn looked_for(&mut self, lost: &BTreeSet<Uid>) {
+        self.lost.retain(|uid| !lost.contains(uid));
     }
 
     /// Takes in that the controller does not know an incarnation: it has ended since it was heard of.
     pub(crate) fn unknown(&mut self, uid: Uid) {
         let mut known = self.attachments.values().filter(|known| known.attachment.uid == uid);
-        if let Some(revision) = known.next().map(|known| known.revision) {
-            self.ended(uid, revision);
+        match known.next().map(|known| known.revision) {
+            Some(revision) => self.ended(uid, revision),
+            None => {
+                self.lost.remove(&uid);
+            }
         }
     }
 
     /// Takes in that an incarnation has ended, by the answer to its end.
     pub(crate) fn ended(&mut self, uid: Uid, revision: Revision) {
         self.attachments.retain(|_, known| known.attachment.uid != uid);
+        self.lost.remove(&uid);
         if revision > self.revision {
             self.ended.insert(uid, revision);
         }
@@ -167,7 +204,8 @@ impl View {
     }
 
     fn restart(&mut self, snapshot: Snapshot, before: Self) {
-        let Snapshot { networks, pools, hosts, blocks, strays, attachments, asks, .. } = snapshot;
+        let Snapshot { networks, pools, hosts, blocks, strays, attachments, asks, reports, .. } =
+            snapshot;
         let shared = (networks.into_iter().map(SharedChange::NetworkSet))
             .chain(pools.into_iter().map(SharedChange::PoolSet))
             .chain(hosts.into_iter().map(SharedChange::HostSet))
@@ -182,7 +220,8 @@ impl View {
         }
         shared.for_each(|change| self.change_shared(change, revision));
         let own = (attachments.into_iter().map(OwnChange::AttachmentSet))
-            .chain(asks.into_iter().map(OwnChange::AskSet));
+            .chain(asks.into_iter().map(OwnChange::AskSet))
+            .chain(reports.into_iter().map(OwnChange::ReportWanted));
         own.for_each(|change| self.change_own(change, revision));
     }
 
@@ -230,6 +269,7 @@ impl View {
                 let key = Key { network, container, ifname };
                 if self.attachments.get(&key).is_some_and(|known| known.attachment.uid == uid) {
                     self.attachments.remove(&key);
+                    self.lost.insert(uid);
                 }
             }
             OwnChange::AskSet(ask) => {
@@ -238,7 +278,12 @@ impl View {
             OwnChange::AskGone(uid) => {
                 self.asks.remove(&uid);
             }
-            OwnChange::ReportWanted(_) | OwnChange::ReportGone(_) => {}
+            OwnChange::ReportWanted(wanted) => {
+                self.reports.insert(wanted.id, wanted);
+            }
+            OwnChange::ReportGone(id) => {
+                self.reports.remove(&id);
+            }
         }
     }
 
@@ -274,141 +319,4 @@ impl View {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fixture::{self, claimed};
-
-    fn line(revision: Revision, event: WatchEvent) -> WatchLine {
-        WatchLine { store: Token::from_bits(1), revision, event }
-    }
-
-    fn snapshot(attachments: Vec<Attachment>) -> WatchEvent {
-        WatchEvent::Snapshot(Box::new(Snapshot { attachments, ..Snapshot::default() }))
-    }
-
-    fn own(change: OwnChange) -> WatchEvent {
-        WatchEvent::Changes(Changes { own: vec![change], ..Changes::default() })
-    }
-
-    fn uids(view: &View) -> Vec<u128> {
-        view.attachments().map(|(_, attachment)| attachment.uid.bits()).collect()
-    }
-
-    #[test]
-    fn a_claim_answered_before_the_watch_tells_of_it_is_known_and_stays() {
-        let mut view = View::default();
-        view.apply(line(5, snapshot(vec![]))).unwrap();
-        assert!(view.claimed(&claimed(fixture::attachment(1, 7), 9)));
-        // A controller that is behind the one that answered sends its snapshot.
-        view.apply(line(6, snapshot(vec![]))).unwrap();
-        assert_eq!(uids(&view), [7]);
-        view.apply(line(9, own(OwnChange::AttachmentSet(fixture::attachment(1, 7))))).unwrap();
-        assert_eq!(uids(&view), [7]);
-        view.apply(line(10, snapshot(vec![]))).unwrap();
-        assert_eq!(uids(&view), [0_u128; 0]);
-    }
-
-    #[test]
-    fn an_ended_incarnation_does_not_come_back_with_an_older_line() {
-        let mut view = View::default();
-        view.apply(line(5, snapshot(vec![]))).unwrap();
-        assert!(view.claimed(&claimed(fixture::attachment(1, 7), 6)));
-        view.ended(Token::from_bits(7), 8);
-        view.apply(line(6, own(OwnChange::AttachmentSet(fixture::attachment(1, 7))))).unwrap();
-        assert_eq!(uids(&view), [0_u128; 0]);
-        view.apply(line(8, WatchEvent::Heartbeat {})).unwrap();
-        assert!(view.ended.is_empty(), "what the watch is past need not be remembered");
-    }
-
-    #[test]
-    fn the_end_of_an_old_incarnation_leaves_the_new_one() {
-        let mut view = View::default();
-        view.apply(line(5, snapshot(vec![fixture::attachment(1, 7)]))).unwrap();
-        assert!(view.claimed(&claimed(fixture::attachment(1, 8), 7)));
-        let key = Key::of(&fixture::attachment(1, 7));
-        let gone = OwnChange::AttachmentGone {
-            network: key.network,
-            container: key.container,
-            ifname: key.ifname,
-            uid: Token::from_bits(7),
-        };
-        view.apply(line(6, own(gone))).unwrap();
-        assert_eq!(uids(&view), [8]);
-    }
-
-    #[test]
-    fn a_claim_that_the_watch_has_told_the_end_of_stands_no_more() {
-        let mut view = View::default();
-        view.apply(line(5, snapshot(vec![]))).unwrap();
-        view.apply(line(6, own(OwnChange::AttachmentSet(fixture::attachment(1, 7))))).unwrap();
-        assert!(view.claimed(&claimed(fixture::attachment(1, 7), 6)));
-        view.apply(line(7, own(OwnChange::AttachmentSet(fixture::attachment(1, 8))))).unwrap();
-        assert!(!view.claimed(&claimed(fixture::attachment(1, 7), 6)), "another has its place");
-        view.apply(line(9, snapshot(vec![]))).unwrap();
-        assert!(!view.claimed(&claimed(fixture::attachment(1, 8), 7)));
-        assert!(!view.claimed(&claimed(fixture::attachment(2, 9), 9)));
-        assert_eq!(uids(&view), [0_u128; 0]);
-        view.ended(Token::from_bits(10), 11);
-        assert!(!view.claimed(&claimed(fixture::attachment(1, 10), 10)), "its end was answered");
-        assert_eq!(uids(&view), [0_u128; 0]);
-    }
-
-    #[test]
-    fn what_the_controller_does_not_know_is_known_no_more_and_does_not_come_back() {
-        let mut view = View::default();
-        view.apply(line(5, snapshot(vec![fixture::attachment(1, 7)]))).unwrap();
-        assert!(view.claimed(&claimed(fixture::attachment(2, 8), 7)));
-        view.unknown(Token::from_bits(7));
-        view.unknown(Token::from_bits(8));
-        view.unknown(Token::from_bits(9));
-        assert_eq!(uids(&view), [0_u128; 0]);
-        view.apply(line(7, own(OwnChange::AttachmentSet(fixture::attachment(2, 8))))).unwrap();
-        assert_eq!(uids(&view), [0_u128; 0]);
-        assert!(view.ended.is_empty());
-    }
-
-    #[test]
-    fn an_address_that_was_claimed_here_is_no_stray_elsewhere_however_late_the_watch_is() {
-        let stray = |host: &str| Stray {
-            network: "n1".parse().unwrap(),
-            address: "10.32.0.1".parse().unwrap(),
-            host: host.parse().unwrap(),
-        };
-        let set = |host| {
-            let shared = vec![SharedChange::StraySet(stray(host))];
-            WatchEvent::Changes(Changes { shared, ..Changes::default() })
-        };
-        let hosts = |view: &View| view.strays.values().map(ToString::to_string).collect::<Vec<_>>();
-        let mut view = View::default();
-        view.apply(line(5, set("node-b"))).unwrap_err();
-        view.apply(line(5, snapshot(vec![]))).unwrap();
-        view.apply(line(6, set("node-b"))).unwrap();
-        assert_eq!(hosts(&view), ["node-b"]);
-        assert!(view.claimed(&claimed(fixture::attachment(1, 7), 9)));
-        assert_eq!(hosts(&view), [""; 0]);
-        view.apply(line(7, set("node-c"))).unwrap();
-        let strays = vec![stray("node-c")];
-        let late = Box::new(Snapshot { strays, ..Snapshot::default() });
-        view.apply(line(8, WatchEvent::Snapshot(late))).unwrap();
-        assert_eq!(hosts(&view), [""; 0]);
-        view.apply(line(9, set("node-a"))).unwrap();
-        assert_eq!(hosts(&view), ["node-a"]);
-        view.apply(line(10, set("node-b"))).unwrap();
-        assert_eq!(hosts(&view), ["node-b"], "it has moved on");
-    }
-
-    #[test]
-    fn a_watch_never_goes_back() {
-        let mut view = View::default();
-        view.apply(line(5, snapshot(vec![]))).unwrap();
-        assert!(matches!(view.apply(line(4, snapshot(vec![]))), Err(ViewError::Behind { .. })));
-        let repeated = own(OwnChange::AttachmentSet(fixture::attachment(1, 7)));
-        assert_eq!(view.apply(line(5, repeated)), Ok(News::None));
-        let other =
-            WatchLine { store: Token::from_bits(2), revision: 9, event: WatchEvent::Heartbeat {} };
-        assert!(matches!(view.apply(other), Err(ViewError::OtherStore { .. })));
-        let restored =
-            WatchLine { store: Token::from_bits(2), revision: 1, event: snapshot(vec![]) };
-        assert_eq!(view.apply(restored), Ok(News::OfAll));
-    }
-}
+mod tests;

@@ -194,9 +194,18 @@ async fn stream(agent: &Agent, anew: bool, complaint: &mut String) -> Result<(),
             info!("the watch is back");
             complaint.clear();
         }
+        let store = line.store;
         let applied = agent.state().view.apply(line);
         // One that is behind is asked again when it has caught up, and until then another.
-        match applied.inspect_err(|_| lines.leave())? {
+        let news = applied.inspect_err(|_| lines.leave())?;
+        if position.is_some_and(|(known, _)| known != store) {
+            // Another store has another idea of who may speak for this host.
+            let of_other = |session: &&Session| session.store != store;
+            let session =
+                agent.state().contact.session.as_ref().filter(of_other).map(|s| s.session);
+            session.inspect(|session| agent.spoil(*session));
+        }
+        match news {
             News::None => continue,
             // An ADD is under way perhaps, and need not share the processor with a pass.
             News::OfOwn => agent.look_soon.notify_one(),

@@ -61,6 +61,8 @@ pub mod route {
     pub const SOCKET_GC: &str = "/v1/gc";
     /// The agent's socket. GET: whether ADD can be served.
     pub const SOCKET_READINESS: &str = "/v1/readiness/{network}";
+    /// The agent's socket. GET: how things stand, `AgentStatus`.
+    pub const SOCKET_STATUS: &str = "/v1/status";
     /// The agent's socket. GET: the commands that would make the kernel right.
     pub const SOCKET_PLAN: &str = "/v1/plan";
 }

@@ -6,10 +6,13 @@
 
 use std::net::IpAddr;
 
-use limpet_net_types::{ContainerId, IfName, Mac, Mtu, NetworkName, RuntimeName, Uid};
+use limpet_net_types::{
+    ContainerId, HostName, IfName, Mac, Mtu, NetworkName, RuntimeName, Token, Uid,
+};
 use serde::{Deserialize, Serialize};
 
-use crate::book::Attachment;
+use crate::Revision;
+use crate::book::{Attachment, AttachmentKey};
 
 /// All that the plugin needs to make an interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +109,45 @@ pub struct Problem {
     pub error: crate::ApiError,
     /// Whether containers that run may have lost connectivity too.
     pub connectivity: bool,
+}
+
+/// How things stand with the agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// The host that it is the agent of.
+    pub host: HostName,
+    /// The controller that it asks.
+    pub controller: String,
+    /// Whether the host has joined.
+    pub joined: bool,
+    /// The store and the revision of it that the agent knows, once it knows one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<Token>,
+    /// The last revision of the store that it knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Revision>,
+    /// How many attachments the host has.
+    pub attachments: usize,
+    /// The containers that were taken off the network because their addresses are not theirs any more.
+    pub severed: Vec<SeveredContainer>,
+    /// How many were since the agent started.
+    pub severed_ever: u64,
+    /// What is wrong, as sentences.
+    pub problems: Vec<String>,
+}
+
+/// A container that was taken off the network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeveredContainer {
+    /// Its incarnation.
+    pub uid: Uid,
+    /// The host's end of its veth pair.
+    pub ifname: String,
+    /// The attachment that it was, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<AttachmentKey>,
+    /// Why.
+    pub why: String,
 }
 
 /// What the agent would do to the kernel now, if it were to do it.

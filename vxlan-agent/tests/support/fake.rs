@@ -16,8 +16,9 @@ use futures_util::{StreamExt as _, stream};
 use limpet_api::book::{Attachment, AttachmentKey, Held};
 use limpet_api::config::{Host, Network, Pool, PoolState, Role, Select, Sticky};
 use limpet_api::host::{
-    Block, Changes, ClaimRequest, Claimed, EndRequest, Ended, OwnChange, Session, SessionRequest,
-    Snapshot, Stray, WatchEvent, WatchLine,
+    Block, Changes, ClaimRequest, Claimed, EndRequest, Ended, OwnChange, ReassertOutcome,
+    ReassertRequest, ReassertResult, Reasserted, Report, Session, SessionRequest, Snapshot, Stray,
+    WatchEvent, WatchLine,
 };
 use limpet_api::paths::route;
 use limpet_api::{ApiError, ErrorCode, FleetTime};
@@ -45,6 +46,12 @@ pub(crate) struct Book {
     /// Those whose end fails by a defect.
     pub(crate) endless: Vec<Uid>,
     pub(crate) present: Vec<Uid>,
+    pub(crate) reasserted: Vec<ReassertRequest>,
+    /// What becomes of those that are re-asserted; the store has all others again.
+    pub(crate) outcomes: BTreeMap<Uid, ReassertOutcome>,
+    pub(crate) reports: Vec<Report>,
+    /// Which store it is; 1 if none is given.
+    pub(crate) store: Option<Token>,
     pub(crate) watches: usize,
     /// By the name of the handler.
     pub(crate) instead: BTreeMap<&'static str, Instead>,
@@ -76,12 +83,18 @@ impl Shared {
     /// Tells of changes at a revision of their own.
     fn commit(&self, book: &mut Book, changes: Changes) {
         book.revision += 1;
-        let _ = self.lines.send(line(book.revision, WatchEvent::Changes(changes)));
+        let _ = self.lines.send(book.line(WatchEvent::Changes(changes)));
     }
 }
 
-fn line(revision: u64, event: WatchEvent) -> WatchLine {
-    WatchLine { store: Token::from_bits(1), revision, event }
+impl Book {
+    fn store(&self) -> Token {
+        self.store.unwrap_or(Token::from_bits(1))
+    }
+
+    fn line(&self, event: WatchEvent) -> WatchLine {
+        WatchLine { store: self.store(), revision: self.revision, event }
+    }
 }
 
 impl Fake {
@@ -119,6 +132,27 @@ impl Fake {
         self.shared.tell(changes);
     }
 
+    /// Takes an attachment of the host away, as if it had never been or was another's now.
+    pub(crate) fn lose(&self, uid: Uid) {
+        let mut book = self.book();
+        let attachments = &mut book.snapshot.attachments;
+        let at = attachments.iter().position(|attachment| attachment.uid == uid).unwrap();
+        let AttachmentKey { network, container, ifname, .. } = attachments.remove(at).key;
+        let own = vec![OwnChange::AttachmentGone { network, container, ifname, uid }];
+        self.shared.commit(&mut book, Changes { own, ..Changes::default() });
+    }
+
+    /// Its store is another one from now on, in which the host has no attachments, at a revision of long ago.
+    pub(crate) async fn restore(&mut self) {
+        self.leave().await;
+        let mut book = self.book();
+        book.store = Some(Token::from_bits(book.store().bits() + 1));
+        book.revision = 5;
+        book.snapshot.attachments.clear();
+        drop(book);
+        self.come_back();
+    }
+
     /// Is away; what it knows stays.
     pub(crate) async fn leave(&mut self) {
         self.task.abort();
@@ -148,6 +182,8 @@ fn serve(
         .route(route::HEARTBEAT, post(heartbeat))
         .route(route::WATCH, get(watch))
         .route(route::ASK, post(present))
+        .route(route::REASSERT, post(reassert))
+        .route(route::REPORT, post(report))
         .route(route::CLAIM, put(claim).delete(end))
         .with_state(shared)
         .layer(middleware::from_fn(move |request: Request, next: Next| {
@@ -220,7 +256,7 @@ async fn session(State(shared): Book_, body: Bytes) -> Response {
     host.addresses = request.addresses;
     let host = host.clone();
     let session = Token::from_bits(number);
-    Json(Session { session, host, store: Token::from_bits(1), revision }).into_response()
+    Json(Session { session, host, store: book.store(), revision }).into_response()
 }
 
 async fn heartbeat(State(shared): Book_) -> Response {
@@ -236,13 +272,15 @@ async fn watch(State(shared): Book_, Query(query): Query<BTreeMap<String, String
     {
         let mut book = shared.book();
         book.watches += 1;
-        let resumed = query.get("since").is_some_and(|since| *since == book.revision.to_string());
+        let of_store = query.get("store").is_some_and(|store| *store == book.store().to_string());
+        let since = query.get("since").is_some_and(|since| *since == book.revision.to_string());
+        let resumed = of_store && since;
         let event = if resumed {
             WatchEvent::Heartbeat {}
         } else {
             WatchEvent::Snapshot(Box::new(book.snapshot.clone()))
         };
-        sender.send(line(book.revision, event)).unwrap();
+        sender.send(book.line(event)).unwrap();
     }
     let alive = Arc::downgrade(&shared);
     tokio::spawn(async move {
@@ -266,6 +304,37 @@ async fn present(State(shared): Book_, At((_, uid)): At<(String, Uid)>) -> Respo
     Json(()).into_response()
 }
 
+async fn reassert(State(shared): Book_, body: Bytes) -> Response {
+    let request: ReassertRequest = serde_json::from_slice(&body).unwrap();
+    shared.book().reasserted.push(request.clone());
+    if let Some(response) = instead(&shared, "reassert").await {
+        return response;
+    }
+    let mut book = shared.book();
+    let mut results = Vec::new();
+    for attachment in request.attachments {
+        let uid = attachment.uid;
+        let kept = book.snapshot.attachments.iter().any(|known| known.uid == uid);
+        let outcome = book.outcomes.get(&uid).cloned().unwrap_or(if kept {
+            ReassertOutcome::Kept
+        } else {
+            ReassertOutcome::Restored
+        });
+        if outcome == ReassertOutcome::Restored {
+            book.snapshot.attachments.push(attachment.clone());
+            let own = vec![OwnChange::AttachmentSet(attachment)];
+            shared.commit(&mut book, Changes { own, ..Changes::default() });
+        }
+        results.push(ReassertResult { uid, outcome });
+    }
+    Json(Reasserted { results, revision: book.revision }).into_response()
+}
+
+async fn report(State(shared): Book_, body: Bytes) -> Response {
+    shared.book().reports.push(serde_json::from_slice(&body).unwrap());
+    Json(()).into_response()
+}
+
 async fn claim(
     State(shared): Book_,
     At((host, network, container, ifname)): At<(String, String, String, String)>,
@@ -284,7 +353,11 @@ async fn claim(
     }
     let mut book = shared.book();
     let known = book.snapshot.attachments.iter().find(|known| known.uid == request.uid).cloned();
-    let attachment = known.clone().unwrap_or_else(|| attachment(&key, &request, book.claims.len()));
+    let of_boot = book.sessions.last().unwrap().boot;
+    let attachment = known.clone().unwrap_or_else(|| Attachment {
+        boot: of_boot,
+        ..attachment(&key, &request, book.claims.len())
+    });
     if known.is_none() {
         book.snapshot.attachments.push(attachment.clone());
         let own = vec![OwnChange::AttachmentSet(attachment.clone())];

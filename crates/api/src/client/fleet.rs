@@ -67,6 +67,12 @@ impl Client {
         &self.fleet.endpoints
     }
 
+    /// The one that is asked now, if there is one.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<&Endpoint> {
+        self.fleet.endpoints.get(*self.fleet.chosen.borrow())
+    }
+
     /// Asks, for what may be asked twice without harm.
     ///
     /// # Errors
