@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
 use proptest::prelude::*;
 use tokio::time::timeout;
 
@@ -20,11 +22,18 @@ use super::{
 /// How many revisions the change log of a store under test keeps.
 const LOG: u64 = 20;
 
-/// A fresh store, and what must stay alive as long as it.
-type Fixture = (Arc<dyn Store>, Option<tempfile::TempDir>);
+/// Opens the same store as another controller would, or the same one after a restart.
+type Again = Box<dyn Fn() -> BoxFuture<'static, Arc<dyn Store>>>;
+
+/// A fresh store, and how to have it again; where it lies stays as long as that.
+type Fixture = (Arc<dyn Store>, Again);
 
 fn put(key: &str, value: &str) -> (String, Write) {
     (key.to_owned(), Write::Put(Bytes::copy_from_slice(value.as_bytes())))
+}
+
+fn ephemeral(key: &str, value: &str) -> (String, Write) {
+    (key.to_owned(), Write::Ephemeral(Bytes::copy_from_slice(value.as_bytes())))
 }
 
 fn delete(key: &str) -> (String, Write) {
@@ -67,20 +76,20 @@ fn map<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
     pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
-async fn a_new_store_has_an_identity_and_nothing_else((store, _dir): Fixture) {
+async fn a_new_store_has_an_identity_and_nothing_else((store, _again): Fixture) {
     let snapshot = Snapshot::of(&*store, "").await.unwrap();
     assert_eq!(snapshot.entries.keys().collect::<Vec<_>>(), [crate::keys::STORE_ID]);
     assert_eq!(snapshot.revision, Revision(1));
 }
 
-async fn a_read_gives_what_was_put_under_the_prefix_and_no_more((store, _dir): Fixture) {
+async fn a_read_gives_what_was_put_under_the_prefix_and_no_more((store, _again): Fixture) {
     committed(&*store, writes([put("a/1", "x"), put("a/2", ""), put("a", "y"), put("b/1", "z")]))
         .await;
     assert_eq!(contents(&*store, "a/").await, map([("a/1", "x"), ("a/2", "")]));
     assert_eq!(contents(&*store, "c").await, map([]));
 }
 
-async fn a_value_carries_the_revision_that_put_it((store, _dir): Fixture) {
+async fn a_value_carries_the_revision_that_put_it((store, _again): Fixture) {
     let first = committed(&*store, writes([put("k/a", "1"), put("k/b", "1")])).await;
     let second = committed(&*store, writes([put("k/b", "2")])).await;
     let snapshot = Snapshot::of(&*store, "k/").await.unwrap();
@@ -90,7 +99,7 @@ async fn a_value_carries_the_revision_that_put_it((store, _dir): Fixture) {
     assert!(second > first);
 }
 
-async fn a_stale_compare_conflicts_and_changes_nothing((store, _dir): Fixture) {
+async fn a_stale_compare_conflicts_and_changes_nothing((store, _again): Fixture) {
     let first = committed(&*store, writes([put("a", "1")])).await;
     let second = committed(&*store, writes([put("a", "2")])).await;
     let cases = [Seen::Absent, Seen::At(first), Seen::At(second.next())];
@@ -106,7 +115,7 @@ async fn a_stale_compare_conflicts_and_changes_nothing((store, _dir): Fixture) {
     committed(&*store, txn([("a", Seen::Absent)], [put("a", "again")])).await;
 }
 
-async fn members_of_a_batch_stand_beside_each_other((store, _dir): Fixture) {
+async fn members_of_a_batch_stand_beside_each_other((store, _again): Fixture) {
     let at = committed(&*store, writes([put("a", "1"), put("b", "1")])).await;
     let batch = vec![
         txn([("a", Seen::At(at))], [put("a", "2")]),
@@ -126,7 +135,7 @@ async fn members_of_a_batch_stand_beside_each_other((store, _dir): Fixture) {
     assert_eq!(contents(&*store, "d").await, map([("d", "2")]));
 }
 
-async fn a_batch_whose_members_meet_is_refused_whole((store, _dir): Fixture) {
+async fn a_batch_whose_members_meet_is_refused_whole((store, _again): Fixture) {
     let at = committed(&*store, writes([put("a/1", "1")])).await;
     let ranged = Txn { quiet: vec![Quiet::under("a/", at)], ..writes([put("b", "2")]) };
     let meetings = [
@@ -146,7 +155,7 @@ async fn a_batch_whose_members_meet_is_refused_whole((store, _dir): Fixture) {
     assert_eq!(store.commit(vec![shared(), shared()]).await.unwrap().len(), 2, "to rely is free");
 }
 
-async fn a_range_is_quiet_until_something_in_it_is_put((store, _dir): Fixture) {
+async fn a_range_is_quiet_until_something_in_it_is_put((store, _again): Fixture) {
     let at = committed(&*store, writes([put("a/1", "1"), put("b", "1")])).await;
     let ranged = |since| Txn { quiet: vec![Quiet::under("a/", since)], ..writes([put("c", "1")]) };
     committed(&*store, ranged(at)).await;
@@ -159,7 +168,52 @@ async fn a_range_is_quiet_until_something_in_it_is_put((store, _dir): Fixture) {
     committed(&*store, ranged(at)).await;
 }
 
-async fn what_changes_nothing_takes_no_revision((store, _dir): Fixture) {
+async fn a_read_is_of_one_revision_whatever_is_written_meanwhile((store, _again): Fixture) {
+    let old: Vec<String> = (0..8).map(|n| format!("k/{n}")).collect();
+    committed(
+        &*store,
+        Txn { writes: old.iter().map(|key| put(key, "old")).collect(), ..Txn::default() },
+    )
+    .await;
+    let mut pages = store.read("k/").await.unwrap();
+    let mut read = pages.next().await.unwrap().unwrap();
+    committed(&*store, writes([delete("k/7"), put("k/6", "new"), put("k/9", "new")])).await;
+    while let Some(page) = pages.next().await.unwrap() {
+        read.extend(page);
+    }
+    assert_eq!(read.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>(), old);
+    assert!(read.iter().all(|(_, entry)| &*entry.value == b"old"));
+    assert!(read.iter().all(|(_, entry)| entry.revision <= pages.revision()));
+}
+
+async fn ephemeral_keys_go_with_whoever_put_them((store, again): Fixture) {
+    let start = committed(&*store, writes([put("a", "1"), put("e/3", "stays")])).await;
+    let at = committed(&*store, writes([ephemeral("e/1", "x"), ephemeral("e/2", "y")])).await;
+    let told = store.watch(start).await.unwrap().next().await.unwrap();
+    assert_eq!(told.changes, [put("e/1", "x"), put("e/2", "y")].into());
+    assert_eq!(contents(&*store, "e/").await.len(), 3);
+    store.close().await;
+
+    let store = again().await;
+    assert_eq!(contents(&*store, "").await.remove("a"), Some("1".to_owned()));
+    assert_eq!(contents(&*store, "e/").await, map([("e/3", "stays")]));
+    let told = store.watch(at).await.unwrap().next().await.unwrap();
+    assert_eq!(told.changes, [delete("e/1"), delete("e/2")].into(), "in one revision");
+}
+
+async fn what_is_put_for_good_is_ephemeral_no_longer((store, again): Fixture) {
+    let both = [ephemeral("a", "1"), ephemeral("b", "1"), put("c", "1")];
+    committed(&*store, writes(both)).await;
+    committed(&*store, writes([put("a", "2"), delete("b"), ephemeral("c", "2")])).await;
+    committed(&*store, writes([put("b", "3")])).await;
+    store.close().await;
+    let store = again().await;
+    assert_eq!(contents(&*store, "a").await, map([("a", "2")]));
+    assert_eq!(contents(&*store, "b").await, map([("b", "3")]));
+    assert_eq!(contents(&*store, "c").await, map([]));
+}
+
+async fn what_changes_nothing_takes_no_revision((store, _again): Fixture) {
     let at = committed(&*store, writes([put("a", "1")])).await;
     let checked = txn([("a", Seen::At(at))], []);
     assert_eq!(commit(&*store, checked).await, Outcome::Committed(at));
@@ -168,7 +222,7 @@ async fn what_changes_nothing_takes_no_revision((store, _dir): Fixture) {
     assert_eq!(Snapshot::of(&*store, "").await.unwrap().revision, at);
 }
 
-async fn a_watch_tells_every_revision_whole_and_in_order((store, _dir): Fixture) {
+async fn a_watch_tells_every_revision_whole_and_in_order((store, _again): Fixture) {
     let start = Snapshot::of(&*store, "").await.unwrap().revision;
     store.commit(vec![writes([put("a", "1"), put("b", "1")])]).await.unwrap();
     let batch = vec![
@@ -187,7 +241,7 @@ async fn a_watch_tells_every_revision_whole_and_in_order((store, _dir): Fixture)
     );
 }
 
-async fn a_watch_at_the_end_waits_for_the_next_change((store, _dir): Fixture) {
+async fn a_watch_at_the_end_waits_for_the_next_change((store, _again): Fixture) {
     let start = Snapshot::of(&*store, "").await.unwrap().revision;
     let mut watch = store.watch(start).await.unwrap();
     assert!(timeout(Duration::from_millis(20), watch.next()).await.is_err(), "nothing yet");
@@ -197,7 +251,7 @@ async fn a_watch_at_the_end_waits_for_the_next_change((store, _dir): Fixture) {
     assert_eq!(event, Event { revision, changes: [put("a", "1")].into() });
 }
 
-async fn a_watch_reads_on_over_many_revisions((store, _dir): Fixture) {
+async fn a_watch_reads_on_over_many_revisions((store, _again): Fixture) {
     let start = Snapshot::of(&*store, "").await.unwrap().revision;
     let mut watch = store.watch(start).await.unwrap();
     for round in 0..3_u64 {
@@ -211,7 +265,7 @@ async fn a_watch_reads_on_over_many_revisions((store, _dir): Fixture) {
     }
 }
 
-async fn a_watch_from_before_the_log_says_where_the_log_starts((store, _dir): Fixture) {
+async fn a_watch_from_before_the_log_says_where_the_log_starts((store, _again): Fixture) {
     let start = Snapshot::of(&*store, "").await.unwrap().revision;
     let mut slow = store.watch(start).await.unwrap();
     for n in 0..LOG + 5 {
@@ -227,13 +281,13 @@ async fn a_watch_from_before_the_log_says_where_the_log_starts((store, _dir): Fi
     assert_eq!(store.watch(oldest).await.unwrap().next().await.unwrap().revision, oldest.next());
 }
 
-async fn a_watch_from_the_future_says_so((store, _dir): Fixture) {
+async fn a_watch_from_the_future_says_so((store, _again): Fixture) {
     let newest = Snapshot::of(&*store, "").await.unwrap().revision;
     let ahead = store.watch(newest.next()).await.map(drop);
     assert!(matches!(ahead, Err(WatchError::Ahead { newest: said, .. }) if said == newest));
 }
 
-async fn a_closed_store_refuses_and_does_nothing((store, _dir): Fixture) {
+async fn a_closed_store_refuses_and_does_nothing((store, _again): Fixture) {
     store.close().await;
     store.close().await;
     assert!(store.read("").await.is_err());
@@ -242,7 +296,7 @@ async fn a_closed_store_refuses_and_does_nothing((store, _dir): Fixture) {
     assert!(matches!(store.watch(Revision(1)).await.map(drop), Err(WatchError::Cut(_))));
 }
 
-async fn a_commit_that_was_not_done_left_nothing((store, _dir): Fixture) {
+async fn a_commit_that_was_not_done_left_nothing((store, _again): Fixture) {
     let faulty = Faulty::around(store.clone());
     let before = Snapshot::of(&*store, "").await.unwrap();
     for fault in [Fault::NotDone, Fault::LostUntold] {
@@ -252,7 +306,7 @@ async fn a_commit_that_was_not_done_left_nothing((store, _dir): Fixture) {
     }
 }
 
-async fn a_commit_of_unknown_outcome_can_be_read_afterwards((store, _dir): Fixture) {
+async fn a_commit_of_unknown_outcome_can_be_read_afterwards((store, _again): Fixture) {
     let faulty = Faulty::around(store.clone());
     faulty.plan(Fault::DoneUntold);
     let unknown = faulty.commit(vec![txn([("a", Seen::Absent)], [put("a", "1")])]).await;
@@ -262,7 +316,20 @@ async fn a_commit_of_unknown_outcome_can_be_read_afterwards((store, _dir): Fixtu
     assert_eq!(again, Outcome::Conflict("a".to_owned()), "a compare makes repeating safe");
 }
 
-async fn a_slow_commit_is_seen_by_nobody_before_it_is_done((store, _dir): Fixture) {
+async fn a_commit_that_is_done_late_is_fenced_by_its_compares((store, _again): Fixture) {
+    let faulty = Faulty::around(store.clone());
+    let start = Snapshot::of(&*store, "").await.unwrap().revision;
+    let once = |value| txn([("a", Seen::Absent)], [put("a", value)]);
+    faulty.plan(Fault::Late(Duration::from_millis(20)));
+    let unknown = faulty.commit(vec![once("late")]).await;
+    assert!(matches!(unknown, Err(CommitError::Unknown(_))));
+    let mut watch = store.watch(start).await.unwrap();
+    let event = timeout(Duration::from_secs(10), watch.next()).await.unwrap().unwrap();
+    assert_eq!(event.changes, [put("a", "late")].into());
+    assert_eq!(commit(&faulty, once("again")).await, Outcome::Conflict("a".to_owned()));
+}
+
+async fn a_slow_commit_is_seen_by_nobody_before_it_is_done((store, _again): Fixture) {
     let faulty = Faulty::around(store.clone());
     faulty.plan(Fault::Slow(Duration::from_millis(50)));
     let slow = faulty.clone();
@@ -273,7 +340,7 @@ async fn a_slow_commit_is_seen_by_nobody_before_it_is_done((store, _dir): Fixtur
     assert_eq!(contents(&faulty, "a").await, map([("a", "1")]));
 }
 
-async fn a_watch_that_was_cut_goes_on_from_its_last_revision((store, _dir): Fixture) {
+async fn a_watch_that_was_cut_goes_on_from_its_last_revision((store, _again): Fixture) {
     let faulty = Faulty::around(store.clone());
     let start = Snapshot::of(&*store, "").await.unwrap().revision;
     for value in ["1", "2"] {
@@ -287,7 +354,7 @@ async fn a_watch_that_was_cut_goes_on_from_its_last_revision((store, _dir): Fixt
     assert_eq!(watch.next().await.unwrap().changes, [put("a", "2")].into());
 }
 
-async fn a_read_that_was_cut_is_an_error_and_no_short_list((store, _dir): Fixture) {
+async fn a_read_that_was_cut_is_an_error_and_no_short_list((store, _again): Fixture) {
     let faulty = Faulty::around(store.clone());
     committed(&faulty, writes([put("a", "1"), put("b", "1"), put("c", "1")])).await;
     faulty.cut_read();
@@ -334,7 +401,7 @@ fn any_batch() -> impl Strategy<Value = Vec<Txn>> {
 }
 
 /// Any store does with any batches what the model in memory does.
-async fn agrees_with_the_model_on((store, _dir): Fixture, batches: Vec<Vec<Txn>>) {
+async fn agrees_with_the_model_on((store, _again): Fixture, batches: Vec<Vec<Txn>>) {
     let model = Memory::new(LOG);
     let mut replica = Snapshot::of(&*store, "").await.unwrap();
     let mut watch = store.watch(replica.revision).await.unwrap();
@@ -391,6 +458,9 @@ macro_rules! contracts {
             members_of_a_batch_stand_beside_each_other,
             a_batch_whose_members_meet_is_refused_whole,
             a_range_is_quiet_until_something_in_it_is_put,
+            a_read_is_of_one_revision_whatever_is_written_meanwhile,
+            ephemeral_keys_go_with_whoever_put_them,
+            what_is_put_for_good_is_ephemeral_no_longer,
             what_changes_nothing_takes_no_revision,
             a_watch_tells_every_revision_whole_and_in_order,
             a_watch_at_the_end_waits_for_the_next_change,
@@ -400,6 +470,7 @@ macro_rules! contracts {
             a_closed_store_refuses_and_does_nothing,
             a_commit_that_was_not_done_left_nothing,
             a_commit_of_unknown_outcome_can_be_read_afterwards,
+            a_commit_that_is_done_late_is_fenced_by_its_compares,
             a_slow_commit_is_seen_by_nobody_before_it_is_done,
             a_watch_that_was_cut_goes_on_from_its_last_revision,
             a_read_that_was_cut_is_an_error_and_no_short_list,
@@ -408,17 +479,27 @@ macro_rules! contracts {
 }
 
 fn in_memory() -> Fixture {
-    (Arc::new(Memory::new(LOG)), None)
+    let memory = Memory::new(LOG);
+    let other = memory.clone();
+    let again = move || {
+        let store: Arc<dyn Store> = Arc::new(other.another());
+        ready(store).boxed()
+    };
+    (Arc::new(memory), Box::new(again))
 }
 
 fn in_a_file() -> Fixture {
     let dir = tempfile::tempdir().unwrap();
-    let options = super::Options {
-        path: dir.path().join("store.redb"),
-        cache_bytes: 1 << 20,
-        log_revisions: LOG,
+    let open = move || {
+        let options = super::Options {
+            path: dir.path().join("store.redb"),
+            cache_bytes: 1 << 20,
+            log_revisions: LOG,
+        };
+        let store: Arc<dyn Store> = Arc::new(super::Embedded::open(&options).unwrap());
+        store
     };
-    (Arc::new(super::Embedded::open(&options).unwrap()), Some(dir))
+    (open(), Box::new(move || ready(open()).boxed()))
 }
 
 contracts! {

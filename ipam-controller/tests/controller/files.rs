@@ -53,7 +53,7 @@ fn a_store_of_a_newer_format_is_refused() {
     transaction.open_table(meta).unwrap().insert("format", 9).unwrap();
     transaction.commit().unwrap();
     drop(database);
-    assert!(refused(&store).contains("has format 9, and this program knows formats up to 1"));
+    assert!(refused(&store).contains("has format 9, and this program knows formats up to 2"));
 }
 
 #[test]

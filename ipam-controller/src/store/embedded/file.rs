@@ -7,15 +7,16 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 
 use redb::{
-    Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError, TableError,
-    backends::FileBackend,
+    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend,
+    StorageError, TableError, backends::FileBackend,
 };
 
-use super::engine::{FORMAT, KEYS, LOG, META, REVISION, words};
+use super::engine::words;
+use super::tables::{APPLIED, EPHEMERAL, FORMAT, KEYS, LOG, LOG_BYTES, META, REVISION};
 use crate::keys;
 
 /// The version of the tables that this program writes, and the newest that it reads.
-pub(super) const FORMAT_VERSION: u64 = 1;
+pub(super) const FORMAT_VERSION: u64 = 2;
 
 /// What every file of the store's library starts with.
 const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
@@ -137,7 +138,9 @@ pub(super) fn open_backend(
         let database = builder(options)
             .create_with_backend(backend)
             .map_err(|error| database_error(path, error))?;
-        check_tables(path, &database)?;
+        if check_tables(path, &database)? < FORMAT_VERSION {
+            upgrade(&database).map_err(|error| library_error(path, error))?;
+        }
         Ok(database)
     }));
     opened.unwrap_or_else(|panic| {
@@ -179,7 +182,8 @@ fn check_beginning(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn check_tables(path: &Path, database: &Database) -> Result<(), OpenError> {
+/// Returns the format of the tables, if it is known here.
+fn check_tables(path: &Path, database: &Database) -> Result<u64, OpenError> {
     let transaction = database
         .begin_read()
         .map_err(|error| database_error(path, DatabaseError::Storage(storage_of(error))))?;
@@ -195,6 +199,30 @@ fn check_tables(path: &Path, database: &Database) -> Result<(), OpenError> {
     }
     transaction.open_table(KEYS).map_err(table_error)?;
     transaction.open_table(LOG).map_err(table_error)?;
+    if found == FORMAT_VERSION {
+        transaction.open_table(EPHEMERAL).map_err(table_error)?;
+    }
+    Ok(found)
+}
+
+/// Brings tables of the first format up to date: in it, a commit wrote to the table of keys at
+/// once. From now on a program that would look only there refuses the file.
+fn upgrade(database: &Database) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_quick_repair(true);
+    {
+        let mut meta = transaction.open_table(META)?;
+        let revision = meta.get(REVISION)?.map_or(0, |value| value.value());
+        let mut bytes = 0;
+        for entry in transaction.open_table(LOG)?.iter()? {
+            bytes += u64::try_from(entry?.1.value().len()).unwrap_or(u64::MAX);
+        }
+        meta.insert(APPLIED, revision)?;
+        meta.insert(LOG_BYTES, bytes)?;
+        meta.insert(FORMAT, FORMAT_VERSION)?;
+        transaction.open_table(EPHEMERAL)?;
+    }
+    transaction.commit()?;
     Ok(())
 }
 
@@ -256,6 +284,7 @@ fn initialise(database: &Database) -> Result<(), redb::Error> {
         let mut meta = transaction.open_table(META)?;
         meta.insert(FORMAT, FORMAT_VERSION)?;
         meta.insert(REVISION, 1)?;
+        meta.insert(APPLIED, 1)?;
         let mut value = 1_u64.to_le_bytes().to_vec();
         value.extend_from_slice(format!("\"{identity}\"").as_bytes());
         transaction.open_table(KEYS)?.insert(keys::STORE_ID, value.as_slice())?;
@@ -265,6 +294,8 @@ fn initialise(database: &Database) -> Result<(), redb::Error> {
         )];
         let record = super::super::log::encode(&changes.into());
         transaction.open_table(LOG)?.insert(1, record.as_slice())?;
+        meta.insert(LOG_BYTES, u64::try_from(record.len()).unwrap_or(u64::MAX))?;
+        transaction.open_table(EPHEMERAL)?;
     }
     transaction.commit()?;
     Ok(())
@@ -277,7 +308,7 @@ fn storage_of(error: redb::TransactionError) -> StorageError {
     }
 }
 
-fn library_error(path: &Path, error: redb::Error) -> OpenError {
+pub(super) fn library_error(path: &Path, error: redb::Error) -> OpenError {
     match error {
         redb::Error::Io(source) => io_error(path, source),
         other => OpenError::Damaged { path: path.to_owned(), reason: other.to_string() },

@@ -9,7 +9,14 @@
 
 mod engine;
 mod file;
+mod open;
+mod overlay;
+mod pages;
+mod recent;
+mod tables;
 
+#[cfg(test)]
+mod crashes;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +24,7 @@ pub(crate) use file::{OpenError, Options};
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::thread;
 
 use futures_util::FutureExt;
@@ -24,9 +32,11 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::engine::Engine;
+use self::pages::Begun;
+use self::recent::Recent;
 use super::{
-    CommitError, Event, Outcome, Page, Pages, ReadError, Revision, Snapshot, Store, Txn, Watch,
-    WatchError, disjoint,
+    CommitError, Event, Outcome, Page, Pages, ReadError, Revision, Store, Txn, Watch, WatchError,
+    disjoint,
 };
 
 /// How many jobs may wait for the file before those who bring more must wait themselves.
@@ -40,7 +50,8 @@ type Reply<T, E> = oneshot::Sender<Result<T, E>>;
 
 /// What the file's thread can be asked for.
 enum Job {
-    Read { prefix: String, reply: Reply<Snapshot, ReadError> },
+    Read { prefix: String, reply: Reply<Begun, ReadError> },
+    Page { number: u64, reply: Reply<Page, ReadError> },
     Commit { batch: Vec<Txn>, reply: Reply<Vec<Outcome>, CommitError> },
     Changes { after: Revision, reply: Reply<Vec<Event>, WatchError> },
     Close { reply: oneshot::Sender<()> },
@@ -51,6 +62,7 @@ enum Job {
 pub(crate) struct Embedded {
     jobs: mpsc::Sender<Job>,
     head: watch::Receiver<Revision>,
+    recent: Recent,
 }
 
 impl Embedded {
@@ -63,36 +75,35 @@ impl Embedded {
     /// [`OpenError`] says what is wrong with the path or the file, and what to do.
     pub(crate) fn open(options: &Options) -> Result<Self, OpenError> {
         let database = file::open_or_create(options)?;
-        let reopen = options.clone();
-        Self::start(Engine::new(
-            database,
-            Box::new(move || file::open(&reopen)),
-            options.log_revisions,
-        ))
-        .map_err(|source| OpenError::Io { path: options.path.clone(), source })
+        let (path, reopen) = (&options.path, options.clone());
+        let reopen = Box::new(move || file::open(&reopen));
+        let engine = Engine::new(database, reopen, options.log_revisions)
+            .map_err(|failure| failure.at_opening(path))?;
+        Self::start(engine).map_err(|source| OpenError::Io { path: path.clone(), source })
     }
 
     fn start(mut engine: Engine) -> io::Result<Self> {
         let (jobs, mut queue) = mpsc::channel(QUEUE);
-        let head = engine.head();
+        let (head, recent) = (engine.head(), engine.recent());
         thread::Builder::new().name("store".to_owned()).spawn(move || {
             while let Some(job) = queue.blocking_recv() {
                 // Whoever no longer waits for the answer does not need it.
                 match job {
-                    Job::Read { prefix, reply } => drop(reply.send(engine.read(&prefix))),
-                    Job::Commit { batch, reply } => drop(reply.send(engine.commit(&batch))),
+                    Job::Read { prefix, reply } => drop(reply.send(engine.begin(prefix))),
+                    Job::Page { number, reply } => drop(reply.send(engine.page(number))),
+                    Job::Commit { batch, reply } => drop(reply.send(engine.commit(batch))),
                     Job::Changes { after, reply } => {
                         drop(reply.send(engine.changes(after, CHUNK)));
                     }
                     Job::Close { reply } => {
-                        drop(engine);
+                        engine.close();
                         let _ = reply.send(());
                         return;
                     }
                 }
             }
         })?;
-        Ok(Self { jobs, head })
+        Ok(Self { jobs, head, recent })
     }
 }
 
@@ -115,12 +126,10 @@ impl Store for Embedded {
     fn read<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Box<dyn Pages>, ReadError>> {
         async move {
             let prefix = prefix.to_owned();
-            let Snapshot { revision, entries } =
-                ask(&self.jobs, |reply| Job::Read { prefix, reply })
-                    .await
-                    .unwrap_or_else(|| Err(ReadError(Closed.into())))?;
-            let pages: Box<dyn Pages> =
-                Box::new(WholePage { revision, page: Some(entries.into_iter().collect()) });
+            let begun = ask(&self.jobs, |reply| Job::Read { prefix, reply })
+                .await
+                .unwrap_or_else(|| Err(ReadError(Closed.into())))?;
+            let pages: Box<dyn Pages> = Box::new(FilePages { jobs: self.jobs.clone(), begun });
             Ok(pages)
         }
         .boxed()
@@ -148,6 +157,7 @@ impl Store for Embedded {
             let mut watch = LogWatch {
                 jobs: self.jobs.clone(),
                 head: self.head.clone(),
+                recent: self.recent.clone(),
                 after,
                 ready: VecDeque::new(),
             };
@@ -167,39 +177,54 @@ impl Store for Embedded {
     }
 }
 
-struct WholePage {
-    revision: Revision,
-    page: Option<Page>,
+/// A read whose pages the file's thread gives.
+struct FilePages {
+    jobs: mpsc::Sender<Job>,
+    begun: Begun,
 }
 
-impl Pages for WholePage {
+impl Pages for FilePages {
     fn revision(&self) -> Revision {
-        self.revision
+        self.begun.revision
     }
 
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Page>, ReadError>> {
-        std::future::ready(Ok(self.page.take())).boxed()
+        async move {
+            let number = self.begun.number;
+            let page = ask(&self.jobs, |reply| Job::Page { number, reply })
+                .await
+                .unwrap_or_else(|| Err(ReadError(Closed.into())))?;
+            Ok((!page.is_empty()).then_some(page))
+        }
+        .boxed()
     }
 }
 
-/// A watch that reads the change log, and waits at its end for the head to move.
+/// A watch that waits at the newest revision for the head to move.
+///
+/// What is recent it has from memory, anything else from the change log.
 ///
 /// It holds at most [`CHUNK`] revisions: a watcher that is slow falls behind in the log, not in
 /// memory, until the log no longer reaches back to it.
 struct LogWatch {
     jobs: mpsc::Sender<Job>,
     head: watch::Receiver<Revision>,
+    recent: Recent,
     after: Revision,
-    ready: VecDeque<Event>,
+    ready: VecDeque<Arc<Event>>,
 }
 
 impl LogWatch {
     async fn fetch(&mut self) -> Result<(), WatchError> {
         let after = self.after;
+        if let Some(events) = self.recent.get(after, CHUNK) {
+            self.ready.extend(events);
+            return Ok(());
+        }
         let events = ask(&self.jobs, |reply| Job::Changes { after, reply })
             .await
             .unwrap_or_else(|| Err(WatchError::Cut(Closed.into())))?;
-        self.ready.extend(events);
+        self.ready.extend(events.into_iter().map(Arc::new));
         Ok(())
     }
 }
@@ -210,7 +235,7 @@ impl Watch for LogWatch {
             loop {
                 if let Some(event) = self.ready.pop_front() {
                     self.after = event.revision;
-                    return Ok(event);
+                    return Ok(Arc::unwrap_or_clone(event));
                 }
                 let after = self.after;
                 if self.head.wait_for(|head| *head > after).await.is_err() {

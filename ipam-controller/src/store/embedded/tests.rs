@@ -3,13 +3,17 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use redb::{Database, StorageBackend, backends::FileBackend};
+use bytes::Bytes;
+use redb::{
+    Database, ReadableDatabase, ReadableTableMetadata, StorageBackend, backends::FileBackend,
+};
 
 use super::*;
-use crate::store::{Seen, Write};
+use crate::store::{Seen, Snapshot, Versioned, Write};
 
 fn options(path: &Path) -> Options {
     Options { path: path.to_owned(), cache_bytes: 1 << 20, log_revisions: 100 }
@@ -147,11 +151,70 @@ async fn a_store_of_a_newer_format_is_refused() {
     filled(&path).await;
     let database = Database::open(&path).unwrap();
     let transaction = database.begin_write().unwrap();
-    transaction.open_table(engine::META).unwrap().insert(engine::FORMAT, 2).unwrap();
+    transaction.open_table(tables::META).unwrap().insert(tables::FORMAT, 3).unwrap();
     transaction.commit().unwrap();
     drop(database);
     let error = Embedded::open(&options(&path)).unwrap_err();
-    assert!(matches!(error, OpenError::NewerFormat { found: 2, known: 1, .. }), "{error}");
+    assert!(matches!(error, OpenError::NewerFormat { found: 3, known: 2, .. }), "{error}");
+}
+
+/// A store as the first format had it: the table of keys is true, and there is no more.
+fn of_the_first_format(path: &Path) {
+    let database = Database::create(path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    {
+        let mut meta = transaction.open_table(tables::META).unwrap();
+        let mut keys = transaction.open_table(tables::KEYS).unwrap();
+        let mut log = transaction.open_table(tables::LOG).unwrap();
+        for (key, revision) in [(crate::keys::STORE_ID, 1), ("k/1", 2), ("k/2", 3)] {
+            let value = Bytes::from_static(b"\"x\"");
+            let write = [(key.to_owned(), Write::Put(value.clone()))].into();
+            let versioned = Versioned { value, revision: Revision(revision) };
+            keys.insert(key, tables::stored(&versioned).as_slice()).unwrap();
+            log.insert(revision, crate::store::log::encode(&write).as_slice()).unwrap();
+        }
+        meta.insert(tables::FORMAT, 1).unwrap();
+        meta.insert(tables::REVISION, 3).unwrap();
+    }
+    transaction.commit().unwrap();
+}
+
+#[tokio::test]
+async fn a_store_of_the_first_format_goes_on_and_old_programs_refuse_it_from_then_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.redb");
+    of_the_first_format(&path);
+    for round in 0..2 {
+        let store = Embedded::open(&options(&path)).unwrap();
+        let snapshot = Snapshot::of(&store, "").await.unwrap();
+        assert_eq!(snapshot.revision, Revision(3 + round));
+        assert_eq!(snapshot.entries["k/1"].revision, Revision(2));
+        let event = store.watch(Revision(1)).await.unwrap().next().await.unwrap();
+        assert!(event.changes.contains_key("k/1"), "the log is still there");
+        store.commit(vec![put(&format!("new/{round}"), "1")]).await.unwrap();
+        store.close().await;
+    }
+    let database = Database::open(&path).unwrap();
+    let meta = database.begin_read().unwrap().open_table(tables::META).unwrap();
+    assert_eq!(meta.get(tables::FORMAT).unwrap().unwrap().value(), 2);
+}
+
+#[tokio::test]
+async fn the_log_is_cut_only_as_far_as_the_table_of_keys_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.redb");
+    let short = Options { log_revisions: 1, ..options(&path) };
+    let store = Embedded::open(&short).unwrap();
+    for n in 0..500 {
+        store.commit(vec![put(&format!("k/{n}"), "1")]).await.unwrap();
+    }
+    store.close().await;
+    let store = Embedded::open(&short).unwrap();
+    assert_eq!(Snapshot::of(&store, "k/").await.unwrap().entries.len(), 500);
+    store.close().await;
+    let database = Database::open(&path).unwrap();
+    let log = database.begin_read().unwrap().open_table(tables::LOG).unwrap();
+    assert!(log.len().unwrap() < 200, "{} records of the log are left", log.len().unwrap());
 }
 
 #[test]
@@ -234,19 +297,39 @@ impl StorageBackend for FailingDisk {
     }
 }
 
+fn on_a_failing_disk(path: &Path, fails: &Arc<AtomicBool>) -> Embedded {
+    let (reopen, disk) = (options(path), fails.clone());
+    let open = move || {
+        let file = fs::OpenOptions::new().read(true).write(true).open(&reopen.path).unwrap();
+        let file = FileBackend::new(file).unwrap();
+        file::open_backend(&reopen, FailingDisk { file, fails: disk.clone() })
+    };
+    Embedded::start(Engine::new(open().unwrap(), Box::new(open), 100).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_read_whose_file_fails_in_the_middle_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.redb");
+    filled(&path).await;
+    let fails = Arc::new(AtomicBool::new(false));
+    let store = on_a_failing_disk(&path, &fails);
+    let mut pages = store.read("").await.unwrap();
+    assert!(pages.next().await.unwrap().is_some());
+    fails.store(true, Ordering::SeqCst);
+    store.commit(vec![put("a", "1")]).await.unwrap_err();
+    fails.store(false, Ordering::SeqCst);
+    pages.next().await.unwrap_err();
+    assert_eq!(Snapshot::of(&store, "k/").await.unwrap().entries.len(), 20, "the next is whole");
+}
+
 #[tokio::test]
 async fn after_a_failing_disk_the_store_is_read_again_and_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store.redb");
     filled(&path).await;
     let fails = Arc::new(AtomicBool::new(false));
-    let (reopen, disk) = (options(&path), fails.clone());
-    let open = move || {
-        let file = fs::OpenOptions::new().read(true).write(true).open(&reopen.path).unwrap();
-        let file = FileBackend::new(file).unwrap();
-        file::open_backend(&reopen, FailingDisk { file, fails: disk.clone() })
-    };
-    let store = Embedded::start(Engine::new(open().unwrap(), Box::new(open), 100)).unwrap();
+    let store = on_a_failing_disk(&path, &fails);
     let before = Snapshot::of(&store, "").await.unwrap();
 
     fails.store(true, Ordering::SeqCst);
@@ -261,4 +344,58 @@ async fn after_a_failing_disk_the_store_is_read_again_and_goes_on() {
     let txn = Txn { compares: [("a".to_owned(), Seen::Absent)].into(), ..put("a", "2") };
     let outcomes = store.commit(vec![txn]).await.unwrap();
     assert_eq!(outcomes, [Outcome::Committed(before.revision.next())]);
+}
+
+/// A file system of its own, so small that it is soon full.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=4m", "small"])
+            .arg(dir.path())
+            .status();
+        assert!(mounted.unwrap().success(), "tests run where they may mount");
+        Self(dir)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_is_really_full_loses_nothing_and_works_again_when_there_is_room() {
+    let disk = SmallDisk::mount();
+    let (path, ballast) = (disk.0.path().join("store.redb"), disk.0.path().join("ballast"));
+    fs::write(&ballast, vec![1; 1 << 20]).unwrap();
+    let store = Embedded::open(&options(&path)).unwrap();
+    let (mut kept, mut refused, mut n) = (Vec::new(), 0, 0);
+    while refused < 3 {
+        let key = format!("k/{n:05}");
+        match store.commit(vec![put(&key, &"x".repeat(20_000))]).await {
+            Ok(outcomes) => {
+                assert!(matches!(outcomes[..], [Outcome::Committed(_)]));
+                kept.push(key);
+            }
+            Err(CommitError::NotDone(_) | CommitError::Unknown(_)) => refused += 1,
+        }
+        n += 1;
+        assert!(n < 1000, "the disk never was full");
+    }
+    assert!(kept.len() > 20, "{} were taken", kept.len());
+    fs::remove_file(ballast).unwrap();
+    let found = Snapshot::of(&store, "k/").await.unwrap().entries;
+    assert!(kept.iter().all(|key| found.contains_key(key)), "what was acknowledged is there");
+    assert!(found.values().all(|entry| entry.value.len() == 20_000));
+    store.commit(vec![put("room", "again")]).await.unwrap();
+    store.close().await;
+
+    let store = Embedded::open(&options(&path)).unwrap();
+    let after = Snapshot::of(&store, "").await.unwrap().entries;
+    assert!(found.keys().all(|key| after.contains_key(key)) && after.contains_key("room"));
+    store.close().await;
 }
