@@ -5,6 +5,7 @@
 //! | [`crate::watch`] | joins, stays alive, takes in what the controller tells | [`Agent::rejoin`] |
 //! | [`crate::run`] | keeps the kernel right | [`Agent::look`], the kernel, a timer |
 //! | [`crate::upkeep`] | answers asks, ends what is gone, buries the dead | [`Agent::tend`], a timer |
+//! | [`crate::report`] | says where kernel and store differ | [`Agent::report`] |
 //! | [`crate::socket`] | serves the plugin | the plugin |
 //!
 //! The lock is held for moments and never while anything is waited for.
@@ -60,6 +61,8 @@ pub(crate) struct Agent {
     pub(crate) rejoin: Notify,
     /// There are asks, endings or the dead to see to.
     pub(crate) tend: Notify,
+    /// The controller waits for a report.
+    pub(crate) report: Notify,
     /// How the last pass went.
     pub(crate) passes: watch::Sender<Pass>,
     /// How often the host has joined; 0 before the first time.
@@ -83,6 +86,8 @@ pub(crate) struct State {
     pub(crate) records: BTreeMap<Uid, Record>,
     /// The incarnations whose containers are off the network, and why.
     pub(crate) severed: BTreeMap<Uid, String>,
+    /// Why what lives here could not be re-asserted last time.
+    pub(crate) not_asserted: Option<String>,
     /// How many were severed since the agent started.
     pub(crate) severed_ever: u64,
 }
@@ -137,6 +142,7 @@ impl Agent {
             look_soon: Notify::new(),
             rejoin: Notify::new(),
             tend: Notify::new(),
+            report: Notify::new(),
             passes: watch::Sender::new(Pass::default()),
             joins: watch::Sender::new(0),
         }

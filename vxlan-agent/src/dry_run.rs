@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::desired::{HostFacts, desired};
 use crate::facts::Choice;
 use crate::kernel::{Kernel, Look};
-use crate::run::commands;
+use crate::run::steps;
 use crate::view::View;
 
 /// How long the agent or a controller has for its answer.
@@ -74,7 +74,7 @@ async fn from_controller(config: Config) -> anyhow::Result<Vec<String>> {
         others: kernel.others().await?,
     };
     let Some(desired) = desired(&view, &facts) else { bail!("host {name} has not joined yet") };
-    Ok(commands(&desired, dump).await?)
+    Ok(steps(&desired, dump).await?.iter().map(ToString::to_string).collect())
 }
 
 async fn view_of(config: &Config, host: &HostName) -> anyhow::Result<View> {

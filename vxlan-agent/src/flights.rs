@@ -36,6 +36,11 @@ impl Flights {
         self.0.contains_key(&uid)
     }
 
+    /// The incarnations whose interfaces are being made.
+    pub(crate) fn uids(&self) -> impl Iterator<Item = Uid> {
+        self.0.keys().copied()
+    }
+
     /// The attachments whose interfaces are being made.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &Key> {
         self.0.values().map(|(_, key)| key)

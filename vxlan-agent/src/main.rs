@@ -10,6 +10,7 @@
 //! | [`run`], [`watch`], [`upkeep`] | the loops; [`agent`] is where they meet |
 //! | [`socket`], [`attachments`], [`flights`], [`evidence`] | the plugin's requests |
 //! | [`records`], [`orphans`], [`reassert`] | what lives here and is missing from the store |
+//! | [`findings`], [`report`] | where kernel and store differ, for the controller |
 //! | [`dry_run`], [`status`] | `limpet-agent plan` and `limpet-agent status` |
 
 mod agent;
@@ -20,6 +21,7 @@ mod dry_run;
 mod evidence;
 mod facts;
 mod filter;
+mod findings;
 #[cfg(test)]
 mod fixture;
 mod flights;
@@ -33,6 +35,7 @@ mod orphans;
 mod plan;
 mod reassert;
 mod records;
+mod report;
 mod resolve;
 mod run;
 mod socket;
@@ -123,6 +126,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tasks.spawn(watch::run(Arc::clone(&agent), stop.clone()));
     tasks.spawn(run::run(Arc::clone(&agent), Arc::clone(&dead), stop.clone()));
     tasks.spawn(upkeep::run(Arc::clone(&agent), Arc::clone(&veths), stop.clone()));
+    tasks.spawn(report::run(Arc::clone(&agent), Arc::clone(&veths), stop.clone()));
     tasks.spawn(upkeep::bury(veths, dead, stop.clone()));
     tasks.spawn(socket::serve(listener, serving, stop.clone()));
     tasks.spawn(tell_when_ready(agent, stop.clone()));

@@ -25,8 +25,6 @@ pub(crate) struct Known<'a> {
     pub(crate) records: &'a BTreeMap<Uid, Record>,
     /// What is listed for its end.
     pub(crate) endings: &'a BTreeMap<Uid, Key>,
-    /// Whether a namespace is mounted at the path.
-    pub(crate) netns_exists: &'a dyn Fn(&str) -> bool,
 }
 
 /// What is to be done about interfaces.
@@ -39,17 +37,21 @@ pub(crate) struct Orphans {
 }
 
 impl Orphans {
-    /// Those that are still there at a second look. A DEL puts the interface away before the attachment ends: what is
-    /// there after the end was noticed did not end by a DEL.
-    pub(crate) fn still(mut self, interfaces: &Interfaces) -> Self {
-        self.assert.retain(|attachment| interfaces.contains_key(&attachment.uid));
+    /// Those that are still there, or in the making, at a second look. A DEL puts the interface away before the attachment
+    /// ends: what is there after the end was noticed did not end by a DEL.
+    pub(crate) fn still(mut self, interfaces: &Interfaces, flights: &Flights) -> Self {
+        let there = |uid| interfaces.contains_key(&uid) || flights.has(uid);
+        self.assert.retain(|attachment| there(attachment.uid));
         self.sever.retain(|uid| interfaces.contains_key(uid));
         self
     }
 }
 
-/// Looks for interfaces without an attachment. `all`: everything that lives is asserted, what the store has too, and what
-/// was severed by another store's word.
+/// Looks for interfaces without an attachment. `all`: everything that lives is asserted, what the store has too, what is
+/// just being made, and what was severed by another store's word: of what is not named then the store is rid.
+///
+/// An interface is all that it takes to live: the kernel removes a veth pair with the namespace of either end. Whether the
+/// namespace is seen at its path says less.
 pub(crate) fn orphans(interfaces: &Interfaces, all: bool, known: &Known<'_>) -> Orphans {
     let Some((store, revision)) = known.view.position() else { return Orphans::default() };
     let in_the_making: BTreeSet<String> = known
@@ -60,6 +62,12 @@ pub(crate) fn orphans(interfaces: &Interfaces, all: bool, known: &Known<'_>) -> 
     let attached: BTreeMap<Uid, &Attachment> =
         known.view.attachments().map(|(_, attachment)| (attachment.uid, attachment)).collect();
     let mut orphans = Orphans::default();
+    if all {
+        let begun = known.flights.uids().filter_map(|uid| {
+            attached.get(&uid).copied().or(known.records.get(&uid).map(|of| &of.attachment))
+        });
+        orphans.assert.extend(begun.cloned());
+    }
     for (uid, interface) in interfaces {
         let judged = !known.flights.has(*uid)
             && !in_the_making.contains(&interface.name)
@@ -71,15 +79,14 @@ pub(crate) fn orphans(interfaces: &Interfaces, all: bool, known: &Known<'_>) -> 
         let recorded = known.records.get(uid).map(|record| &record.attachment);
         match of_store.or(recorded) {
             Some(attachment) => {
-                let here = attachment.key.host == *known.host && attachment.boot == known.boot;
-                // What is asked of the controller is answered by a transaction; still nothing is asked because of a
-                // state that is older than the attachment.
+                let of_boot = of_store.is_some() || attachment.boot == known.boot;
+                let here = attachment.key.host == *known.host && of_boot;
+                // What is missing from a state that is older than the attachment is not missing.
                 let newer = known
                     .records
                     .get(uid)
                     .is_some_and(|record| record.store == store && record.revision > revision);
-                let alive = (known.netns_exists)(&attachment.netns);
-                if here && !newer && alive && (all || !interface.severed) {
+                if here && (all || !newer && !interface.severed) {
                     orphans.assert.push(attachment.clone());
                 }
             }

@@ -13,7 +13,7 @@ use crate::agent::{Agent, Patience, sentence};
 use crate::orphans::{Known, Orphans, orphans};
 use crate::records::Record;
 use crate::upkeep::{current_join, settled};
-use crate::veths::{Interfaces, VethError, Veths, netns_exists};
+use crate::veths::{Interfaces, VethError, Veths};
 use crate::view::Key;
 
 /// The most attachments of one request: half a megabyte.
@@ -45,7 +45,6 @@ pub(crate) async fn look(agent: &Agent, veths: &Veths) -> Result<(), ReassertErr
             flights: &state.flights,
             records: &state.records,
             endings: &state.endings,
-            netns_exists: &netns_exists,
         };
         let all = state.view.reassert;
         (orphans(&interfaces, all, &known), all, state.view.lost().clone())
@@ -53,7 +52,8 @@ pub(crate) async fn look(agent: &Agent, veths: &Veths) -> Result<(), ReassertErr
     let orphans = if orphans == Orphans::default() {
         orphans
     } else {
-        orphans.still(&veths.interfaces().await?)
+        let interfaces = veths.interfaces().await?;
+        orphans.still(&interfaces, &agent.state().flights)
     };
     let severed =
         sever(agent, veths, &orphans.sever, "nothing is known of it here or in the store");
@@ -140,7 +140,7 @@ async fn take(
     let there = veths.interfaces().await?;
     let mut state = agent.state();
     for attachment in attachments.iter().filter(|attachment| restored.contains(&attachment.uid)) {
-        if !there.contains_key(&attachment.uid) {
+        if !there.contains_key(&attachment.uid) && !state.flights.has(attachment.uid) {
             state.endings.insert(attachment.uid, Key::of(attachment));
             agent.tend.notify_one();
         }
@@ -232,9 +232,16 @@ fn tidy(agent: &Agent, interfaces: &Interfaces) {
 /// The same look, for those who go on whatever comes of it. Returns whether it was whole.
 pub(crate) async fn look_and_say(agent: &Agent, veths: &Veths) -> bool {
     match look(agent, veths).await {
-        Ok(()) => true,
+        Ok(()) => {
+            agent.state().not_asserted = None;
+            true
+        }
         Err(error) => {
-            warn!(error = sentence(&error), "cannot re-assert what lives here yet");
+            let words = sentence(&error);
+            let news = agent.state().not_asserted.replace(words.clone()) != Some(words.clone());
+            if news {
+                warn!(error = words, "cannot re-assert what lives here yet, trying on");
+            }
             false
         }
     }

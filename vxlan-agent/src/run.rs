@@ -244,10 +244,19 @@ fn report_failures(agent: &Agent, failures: Vec<String>) {
     agent.passes.send_modify(|pass| pass.failures = failures);
 }
 
-/// The commands that would make the kernel right now; none are carried out.
-pub(crate) async fn commands(desired: &Desired, dump: Dump) -> Result<Vec<String>, KernelError> {
+/// The steps that would make the kernel right now; none are carried out.
+pub(crate) async fn steps(desired: &Desired, dump: Dump) -> Result<Vec<Step>, KernelError> {
     let found = dump.tables(desired).await?;
-    Ok(plan(desired, &found).iter().map(ToString::to_string).collect())
+    Ok(plan(desired, &found))
+}
+
+/// What should be, and the steps that the next pass would do. None while the cluster is not known.
+pub(crate) async fn examine(agent: &Agent) -> Result<Option<(Desired, Vec<Step>)>, KernelError> {
+    let mut kernel = Kernel::open()?;
+    let dump = kernel.dump(Look::Again).await?;
+    let Some(desired) = outlook(agent, &mut kernel, &dump).await? else { return Ok(None) };
+    let steps = steps(&desired, dump).await?;
+    Ok(Some((desired, steps)))
 }
 
 /// Whether the device of a network is there.

@@ -35,8 +35,7 @@ use tracing::{debug, warn};
 use crate::agent::{Agent, sentence};
 use crate::attachments::{self, ATTACH};
 use crate::flights::ConnectionId;
-use crate::kernel::{Kernel, KernelError, Look};
-use crate::run::{commands, outlook};
+use crate::run::examine;
 use crate::status;
 use crate::veths::Veths;
 use crate::view::Key;
@@ -240,22 +239,14 @@ async fn stand(State(serving): State<Serving>) -> Asked<AgentStatus> {
 }
 
 async fn plan(State(serving): State<Serving>) -> Asked<Plan> {
-    let commands = planned(&serving.agent)
+    let examined = examine(&serving.agent)
         .await
         .map_err(|error| Refusal(ApiError::new(ErrorCode::Internal, sentence(&error))))?;
-    match commands {
-        Some(commands) => Ok(Answer(Plan { commands })),
+    match examined {
+        Some((_, steps)) => {
+            Ok(Answer(Plan { commands: steps.iter().map(ToString::to_string).collect() }))
+        }
         None => Err(Refusal(crate::agent::not_joined(&serving.agent.state()))),
-    }
-}
-
-/// What the next pass would do.
-async fn planned(agent: &Agent) -> Result<Option<Vec<String>>, KernelError> {
-    let mut kernel = Kernel::open()?;
-    let dump = kernel.dump(Look::Again).await?;
-    match outlook(agent, &mut kernel, &dump).await? {
-        Some(desired) => Ok(Some(commands(&desired, dump).await?)),
-        None => Ok(None),
     }
 }
 

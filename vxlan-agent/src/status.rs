@@ -40,7 +40,12 @@ pub(crate) async fn status(agent: &Agent, veths: &Veths) -> Result<AgentStatus, 
         attachments: state.view.attachments().count(),
         severed,
         severed_ever: state.severed_ever,
-        problems: absent.into_iter().chain(pass.failures).chain(pass.problems).collect(),
+        problems: absent
+            .into_iter()
+            .chain(state.not_asserted.clone())
+            .chain(pass.failures)
+            .chain(pass.problems)
+            .collect(),
     })
 }
 

@@ -148,6 +148,14 @@ async fn answer_all(agent: &Agent, sight: &Sight, asks: &[Ask]) -> bool {
     done
 }
 
+/// Looks through everything now and sees to what is found, as far as that goes at once.
+pub(crate) async fn see_to_all(agent: &Agent, veths: &Veths) -> Result<(), VethError> {
+    if current_join(agent).is_some() {
+        tend(agent, veths, (true, true)).await?;
+    }
+    Ok(())
+}
+
 /// Ends what is listed for its end. Returns whether there is nothing to be tried again soon.
 async fn end_all(agent: &Agent) -> bool {
     let endings = agent.state().endings.clone();

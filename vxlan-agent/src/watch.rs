@@ -205,6 +205,9 @@ async fn stream(agent: &Agent, anew: bool, complaint: &mut String) -> Result<(),
                 agent.state().contact.session.as_ref().filter(of_other).map(|s| s.session);
             session.inspect(|session| agent.spoil(*session));
         }
+        if !agent.state().view.reports.is_empty() {
+            agent.report.notify_one();
+        }
         match news {
             News::None => continue,
             // An ADD is under way perhaps, and need not share the processor with a pass.
