@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Parser};
+use limpet_api::After;
 
+use crate::reclaim::Limits;
 use crate::store::Options;
 
 /// The flags as written.
@@ -66,6 +68,15 @@ pub(crate) struct Flags {
     )]
     pub(crate) cache_mib: u32,
 
+    /// How long a host may be silent before its attachments are ended, such as 1h; reservations stay
+    #[arg(
+        long,
+        env = "LIMPET_SILENT_HOSTS_END_AFTER",
+        default_value = "never",
+        value_name = "TIME"
+    )]
+    pub(crate) silent_hosts_end_after: After,
+
     /// File to write the bound address to, once requests are served
     #[arg(long, env = "LIMPET_READY_FILE", value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
@@ -78,6 +89,8 @@ pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
     /// Where the store is, and what it may keep.
     pub(crate) store: Options,
+    /// What is kept, and for how long.
+    pub(crate) limits: Limits,
     /// Where to write the bound address.
     pub(crate) ready_file: Option<PathBuf>,
 }
@@ -106,7 +119,8 @@ impl TryFrom<Flags> for Config {
             cache_bytes: cache_bytes.saturating_mul(1 << 20),
             log_revisions: flags.log_revisions,
         };
-        Ok(Self { listen: flags.listen, store, ready_file: flags.ready_file })
+        let limits = Limits { silent_hosts_end_after: flags.silent_hosts_end_after };
+        Ok(Self { listen: flags.listen, store, limits, ready_file: flags.ready_file })
     }
 }
 

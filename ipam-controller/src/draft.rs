@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::keys::Subject;
 use crate::state::{Entry, State};
-use crate::store::{Revision, Seen, Txn, Write};
+use crate::store::{Key, Quiet, Revision, Seen, Txn, Write};
 
 /// What a request comes to: a transaction, and the answer that is right if it is committed.
 ///
@@ -48,6 +48,11 @@ impl Draft {
     pub(crate) fn rely_on(&mut self, subject: &Subject, revision: Option<Revision>) {
         let seen = revision.map_or(Seen::Absent, Seen::At);
         self.txn.compares.insert(subject.key(), seen);
+    }
+
+    /// Relies on no key from `from` on, and before `to`, having been put after this revision.
+    pub(crate) fn rely_on_quiet(&mut self, from: Key, to: Key, since: Revision) {
+        self.txn.quiet.push(Quiet { from, to, since });
     }
 
     /// Writes the record.

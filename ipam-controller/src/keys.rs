@@ -157,6 +157,11 @@ impl Subject {
     }
 }
 
+/// What the keys of all attachments of a host begin with.
+pub(crate) fn attachments_of(host: &HostName) -> Key {
+    format!("attachments/{host}/")
+}
+
 fn hex(address: IpAddr) -> String {
     match address {
         IpAddr::V4(_) => format!("{:08x}", address_bits(address)),

@@ -107,9 +107,14 @@ async fn run(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<()> {
     let (stop_serving, stop_deciding) = (CancellationToken::new(), CancellationToken::new());
     let mut keeping = tokio::spawn(keeper.run(stop_deciding.clone()));
     let tasks = TaskTracker::new();
-    tasks.spawn(reclaimer::run(book.clone(), stop_serving.clone()));
     let app = app(book, store, &stop_serving, &tasks)?;
     tasks.spawn(listener::run(app.book.clone(), Arc::clone(&app.leases), stop_serving.clone()));
+    tasks.spawn(reclaimer::run(
+        app.book.clone(),
+        Arc::clone(&app.leases),
+        config.limits,
+        stop_serving.clone(),
+    ));
     let router = http::router(app);
     let mut serving = tokio::spawn(http::serve(listener, router, stop_serving.clone()));
 

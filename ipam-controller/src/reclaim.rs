@@ -1,21 +1,59 @@
-//! Pure: what is to be cleared away: questions that nobody waits for.
+//! Pure: what is to be cleared away: questions that nobody waits for, what silent hosts hold, blocks
+//! that nobody uses.
 //!
 //! Whoever advances fleet time does the clearing of that period. Two who do it at once are
 //! harmless: each thing is decided on by itself, and compares what it relies on.
 
-use crate::alloc::ends;
+use limpet_api::After;
+use limpet_api::book::AttachmentRef;
+
+use crate::alloc::{blocks, ends, release};
 use crate::draft::Decision;
 use crate::state::State;
 
 /// How many things of a kind are cleared away in one period: what is left waits for the next.
 const MOST: usize = 512;
 
+/// What is kept, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// How long a host may be silent before its attachments are ended, in fleet time.
+    pub(crate) silent_hosts_end_after: After,
+}
+
 /// Something to clear away; decided anew, when it is carried out.
 pub(crate) type Chore = Box<dyn Fn(&State) -> Decision<()> + Send>;
 
 /// Returns what is due.
-pub(crate) fn due(state: &State) -> Vec<Chore> {
-    asks(state).take(MOST).collect()
+pub(crate) fn due(state: &State, limits: &Limits) -> Vec<Chore> {
+    let mut due: Vec<Chore> = asks(state).take(MOST).collect();
+    due.extend(of_silent_hosts(state, limits).take(MOST));
+    due.extend(idle_blocks(state).take(MOST));
+    due
+}
+
+/// The attachments of hosts that have been silent for too long. Reservations stay.
+fn of_silent_hosts<'a>(state: &'a State, limits: &Limits) -> impl Iterator<Item = Chore> + 'a {
+    let span = match limits.silent_hosts_end_after {
+        After::Never => None,
+        After::For(span) => Some(span),
+    };
+    span.into_iter().flat_map(move |span| {
+        let long = move |since: limpet_api::FleetTime| since.plus(span) <= state.now();
+        let hosts = state.silences().filter(move |(_, silence)| long(silence.record.since));
+        hosts.flat_map(|(host, _)| state.attachments_of(host)).map(move |entry| {
+            let (key, uid) = (entry.record.key.clone(), entry.record.uid);
+            let about = AttachmentRef { key, uid };
+            chore(move |state| release::end_silent(state, &about, span))
+        })
+    })
+}
+
+fn idle_blocks(state: &State) -> impl Iterator<Item = Chore> {
+    blocks::idle(state).map(|block| {
+        let (pool, prefix) = (block.pool.clone(), block.prefix);
+        chore(move |state| blocks::give_back(state, &pool, prefix))
+    })
 }
 
 fn asks(state: &State) -> impl Iterator<Item = Chore> {
@@ -31,13 +69,14 @@ fn chore(decide: impl Fn(&State) -> Decision<()> + Send + 'static) -> Chore {
 
 #[cfg(test)]
 mod tests {
-    use limpet_api::book::AttachmentRef;
+    use limpet_api::Span;
     use limpet_api::host::{ASK_KEPT_SECONDS, Ask};
     use limpet_net_types::Token;
 
     use super::*;
     use crate::keys::Subject;
-    use crate::state::sample::Sample;
+    use crate::rules::silence;
+    use crate::state::sample::{Sample, name};
 
     fn sample() -> Sample {
         let mut sample = Sample::new();
@@ -49,8 +88,10 @@ mod tests {
         sample
     }
 
+    const LIMITS: Limits = Limits { silent_hosts_end_after: After::For(Span::from_seconds(600)) };
+
     fn cleared(sample: &mut Sample) -> usize {
-        let due = due(sample.state());
+        let due = due(sample.state(), &LIMITS);
         let count = due.len();
         for chore in due {
             sample.decided(|state| chore(state)).unwrap();
@@ -79,5 +120,39 @@ mod tests {
         sample.wait(1);
         assert_eq!(cleared(&mut sample), 1);
         assert_eq!(sample.state().asks().count(), 0);
+    }
+    #[test]
+    fn what_a_host_holds_that_is_silent_for_too_long_ends_and_what_is_reserved_stays() {
+        let mut sample = sample();
+        for n in 0..3 {
+            sample.attach("a", &format!("c{n}"));
+            sample.attach("b", &format!("c{n}"));
+        }
+        let mark = |state: &State| silence::mark(state, &name("a"), Token::from_bits(7));
+        sample.decided(mark).unwrap();
+        sample.wait(599);
+        assert_eq!(cleared(&mut sample), 0);
+        let never = Limits { silent_hosts_end_after: After::Never };
+        sample.wait(1);
+        assert_eq!(due(sample.state(), &never).len(), 0);
+        assert_eq!(cleared(&mut sample), 3);
+        assert_eq!(sample.state().attachments_of(&name("a")).count(), 0);
+        assert_eq!(sample.state().attachments_of(&name("b")).count(), 3);
+    }
+
+    #[test]
+    fn a_host_that_is_heard_in_the_meantime_keeps_what_it_has() {
+        let mut sample = sample();
+        sample.attach("a", "c1");
+        let session = Token::from_bits(7);
+        sample.decided(|state| silence::mark(state, &name("a"), session)).unwrap();
+        sample.wait(600);
+        let due = due(sample.state(), &LIMITS);
+        let heard = |state: &State| silence::hear(state, &name("a"), session, session);
+        sample.decided(heard).unwrap();
+        for chore in due {
+            sample.decided(|state| chore(state)).unwrap();
+        }
+        assert_eq!(sample.state().attachments().count(), 1);
     }
 }

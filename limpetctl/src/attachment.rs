@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use anyhow::Context;
 use clap::Subcommand;
-use limpet_api::book::{Attachment, Released};
+use limpet_api::book::{Attachment, ReleaseRequest, Released};
 use limpet_api::paths;
 use limpet_net_types::{ContainerId, HostName, IfName, NameError, Namespace, NetworkName};
 use serde::Serialize;
@@ -52,14 +52,28 @@ enum Verb {
         which: Which,
     },
     /// End an attachment whose container is gone: its host is asked first, and it is refused if the container is
-    /// there
+    /// there, unless it is forced
     Release {
         #[command(flatten)]
         which: Which,
+        #[command(flatten)]
+        how: How,
         /// Do it; without, what would be lost is shown
         #[arg(long)]
         yes: bool,
     },
+}
+
+/// How an attachment is ended.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+struct How {
+    /// Also if its container is there: its host takes the interface out of use, and the container has no network any
+    /// more
+    #[arg(long)]
+    force: bool,
+    /// Without its host, which is down. If it is only cut off, two containers will have one address until it is back
+    #[arg(long, requires = "force")]
+    host_is_down: bool,
 }
 
 /// Which attachment.
@@ -103,16 +117,16 @@ pub(crate) fn run(args: &Args, controller: &Controller, output: Output) -> anyho
             }
         }
         Verb::Show { which } => render(&one(which, controller)?, output)?,
-        Verb::Release { which, yes: true } => {
+        Verb::Release { which, how, yes: true } => {
             let attachment = one(which, controller)?.record;
             let released: Option<Answer<Released>> = controller
-                .delete(&paths::attachment(&attachment.key))
+                .delete_where(&paths::attachment(&attachment.key), &how.request())
                 .with_context(|| format!("releasing the attachment of {}", label(&attachment)))?;
             let what = format!("the attachment of {}", label(&attachment));
             answer::released(released.as_ref(), &what, output)?
         }
-        Verb::Release { which, yes: false } => {
-            return Ok(Done::Plan(plan(&one(which, controller)?.record)));
+        Verb::Release { which, how, yes: false } => {
+            return Ok(Done::Plan(plan(&one(which, controller)?.record, *how)));
         }
     };
     Ok(Done::Answer(text))
@@ -209,7 +223,13 @@ impl fmt::Display for Wanted {
     }
 }
 
-fn plan(attachment: &Attachment) -> String {
+impl How {
+    fn request(self) -> ReleaseRequest {
+        ReleaseRequest { force: self.force, host_is_down: self.host_is_down }
+    }
+}
+
+fn plan(attachment: &Attachment, how: How) -> String {
     let (key, label) = (&attachment.key, label(attachment));
     let addresses = table::addresses_and_pools(&attachment.addresses);
     let after = if attachment.sticky {
@@ -217,9 +237,20 @@ fn plan(attachment: &Attachment) -> String {
     } else {
         "its addresses become free for others"
     };
+    let unless = match how {
+        How { host_is_down: true, .. } => format!(
+            "host {} is not told; it is refused while it is alive. If it is only cut off, its container goes on \
+             answering, beside whoever has the addresses next, until the host is back",
+            key.host
+        ),
+        How { force: true, .. } => {
+            "the container is without network from then on, if it is there".to_owned()
+        }
+        How { .. } => "it is refused if the host says that the container is there".to_owned(),
+    };
     format!(
         "this would end the attachment of {label} on {}: container {}, interface {}\n  {addresses}\n\
-         {after}; it is refused if the host says that the container is there\n",
+         {after}; {unless}\n",
         key.host, key.container, key.ifname
     )
 }
@@ -323,7 +354,14 @@ pub(crate) mod tests {
 
     #[test]
     fn the_plan_of_a_release_says_what_becomes_of_the_addresses() {
-        let plans: String = answers().items.iter().map(|item| plan(&item.record)).collect();
+        let forced = How { force: true, host_is_down: false };
+        let down = How { force: true, host_is_down: true };
+        let plans: String = answers()
+            .items
+            .iter()
+            .zip([How::default(), forced, down])
+            .map(|(item, how)| plan(&item.record, how))
+            .collect();
         golden::check("attachment-release-plan", &plans);
     }
 

@@ -75,8 +75,20 @@ impl Controller {
     /// A controller that did not answer may have deleted it, or somebody else in the same moment. Whoever wanted it gone
     /// has what he wanted, so that is no error. Without an earlier attempt it is one.
     pub(crate) fn delete<A: DeserializeOwned>(&self, path: &str) -> Result<Option<A>, ClientError> {
-        let call = Call::new(Method::DELETE, path);
-        let Attempted { answer, unsure } = self.runtime.block_on(self.client.attempt(&call));
+        self.deleted(&Call::new(Method::DELETE, path))
+    }
+
+    /// DELETE, with a query made of the fields of `query` that are there; otherwise as [`Self::delete`].
+    pub(crate) fn delete_where<A: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &impl Serialize,
+    ) -> Result<Option<A>, ClientError> {
+        self.deleted(&Call::new(Method::DELETE, path).with_query(query)?)
+    }
+
+    fn deleted<A: DeserializeOwned>(&self, call: &Call) -> Result<Option<A>, ClientError> {
+        let Attempted { answer, unsure } = self.runtime.block_on(self.client.attempt(call));
         match answer {
             Err(ClientError::Refused(error)) if unsure && is_gone(error.code) => Ok(None),
             other => other.map(Some),

@@ -1,9 +1,11 @@
 //! Edge: `limpetctl host`: `run` asks, what is below it is pure.
 
-use anyhow::Context;
+use std::io::{self, Write};
+
+use anyhow::{Context, bail};
 use clap::Subcommand;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use limpet_api::book::Attachment;
+use limpet_api::book::{Attachment, Swept};
 use limpet_api::config::{Host, HostChange, HostSpec, HostStatus, Role};
 use limpet_api::paths;
 use limpet_net_types::{HostName, LabelKey, Prefix};
@@ -35,10 +37,14 @@ enum Verb {
     Create(Create),
     /// Change a host
     Set(Set),
-    /// Delete a host that has no attachments any more; stop its agent first, or it joins again
+    /// Delete a host that is down or has left: stop its agent first
+    #[command(visible_alias = "remove")]
     Delete {
         /// The host
         name: HostName,
+        /// End the attachments that it still has: it is down, or was switched off for good. Reservations stay
+        #[arg(long)]
+        end_attachments: bool,
         /// Do it; without, what would be lost is shown
         #[arg(long)]
         yes: bool,
@@ -105,12 +111,17 @@ pub(crate) fn run(args: &Args, controller: &Controller, output: Output) -> anyho
             let host = controller.patch(&paths::host(name), &change);
             render(&host.with_context(|| format!("changing host {name}"))?, output)?
         }
-        Verb::Delete { name, yes: true } => {
+        Verb::Delete { name, end_attachments, yes: true } => {
+            if *end_attachments {
+                sweep(name, controller)?;
+            }
             let deleted = controller.delete(&paths::host(name));
             let answer: Option<Value> = deleted.with_context(|| format!("deleting host {name}"))?;
             answer::gone(answer.as_ref(), &format!("host {name} is deleted"), output)?
         }
-        Verb::Delete { name, yes: false } => return planned(name, controller).map(Done::Plan),
+        Verb::Delete { name, end_attachments, yes: false } => {
+            return planned(name, *end_attachments, controller).map(Done::Plan);
+        }
     };
     Ok(Done::Answer(text))
 }
@@ -119,15 +130,42 @@ fn one(name: &HostName, controller: &Controller) -> anyhow::Result<Answer<HostSt
     controller.read(&paths::host(name)).with_context(|| format!("asking for host {name}"))
 }
 
-fn planned(name: &HostName, controller: &Controller) -> anyhow::Result<String> {
+/// Ends all attachments of a host, some at a time, and says how far that has come.
+fn sweep(name: &HostName, controller: &Controller) -> anyhow::Result<()> {
+    let mut done = 0;
+    loop {
+        let swept = controller.delete::<Swept>(&paths::host_attachments(name));
+        let swept = swept.with_context(|| format!("ending the attachments of host {name}"))?;
+        let Some(Swept { ended, left }) = swept else { return Ok(()) };
+        done += ended;
+        // Nobody has to read it.
+        let _ = writeln!(io::stderr(), "{done} of {} attachments are ended", done + left);
+        if left == 0 {
+            return Ok(());
+        }
+        if ended == 0 {
+            bail!("{left} attachments of host {name} did not end");
+        }
+    }
+}
+
+fn planned(
+    name: &HostName,
+    end_attachments: bool,
+    controller: &Controller,
+) -> anyhow::Result<String> {
     let host = one(name, controller)?.record;
     let attachments: Answers<Attachment> = controller
         .read_where(paths::ATTACHMENTS, &json!({ "host": name }))
         .with_context(|| format!("asking what is attached on host {name}"))?;
-    Ok(plan(&host, &attachments))
+    Ok(plan(&host, &attachments, end_attachments))
 }
 
-fn plan(HostStatus { host, alive, .. }: &HostStatus, attachments: &Answers<Attachment>) -> String {
+fn plan(
+    HostStatus { host, alive, .. }: &HostStatus,
+    attachments: &Answers<Attachment>,
+    end_attachments: bool,
+) -> String {
     let mut lines =
         vec![format!("this would delete host {} ({})", host.name, table::list(&host.roles))];
     lines.extend(table::pairs(&host.labels).map(|labels| format!("its labels {labels} are lost")));
@@ -136,13 +174,15 @@ fn plan(HostStatus { host, alive, .. }: &HostStatus, attachments: &Answers<Attac
             .map(|prefixes| format!("{prefixes} behind it can no longer be reached through it")),
     );
     if *alive {
-        lines.push(
-            "its agent is alive, and makes it anew when it joins again: stop it first".into(),
-        );
+        lines.push("it is refused while its agent is alive: stop that first".into());
     }
     if !attachments.items.is_empty() {
         let count = table::plural(attachments.items.len(), "attachment");
-        lines.push(format!("it has {count}; it is refused while it has any:"));
+        lines.push(if end_attachments {
+            format!("its {count} are ended, though nobody asks the host; reservations keep theirs:")
+        } else {
+            format!("it has {count}; it is refused while it has any, without --end-attachments:")
+        });
         lines.push(crate::attachment::rows(attachments).trim_end().to_owned());
     }
     lines.join("\n") + "\n"
@@ -183,7 +223,7 @@ fn render_all(hosts: &Answers<HostStatus>, output: Output) -> anyhow::Result<Str
         [
             status.host.name.to_string(),
             table::list(&status.host.roles),
-            if status.alive { "yes" } else { "no" }.to_owned(),
+            alive(status).to_owned(),
             table::or_none(status.last_seen.map(|ago| format!("{ago} ago"))),
             table::or_none(status.host.underlay),
             status.attachments.to_string(),
@@ -193,12 +233,23 @@ fn render_all(hosts: &Answers<HostStatus>, output: Output) -> anyhow::Result<Str
     Ok(table::table(["NAME", "ROLES", "ALIVE", "SEEN", "UNDERLAY", "ATTACHMENTS", "VERSION"], rows))
 }
 
+fn alive(status: &HostStatus) -> &'static str {
+    match (status.alive, status.silent) {
+        (true, _) => "yes",
+        (false, Some(_)) => "silent",
+        (false, None) => "no",
+    }
+}
+
 fn render(status: &Answer<HostStatus>, output: Output) -> anyhow::Result<String> {
     if output == Output::Json {
         return answer::json(status);
     }
     let status = &status.record;
     let alive = match (status.alive, status.last_seen) {
+        (false, _) if status.silent.is_some() => {
+            format!("no, silent for {}", table::or_none(status.silent))
+        }
         _ if status.version.is_none() => "no, it has never joined".to_owned(),
         (true, Some(ago)) => format!("yes, heard of {ago} ago"),
         (true, None) => "yes, presumably: not heard of since the controller started".to_owned(),
@@ -235,7 +286,7 @@ mod tests {
                 "name": "gw-1", "roles": ["gateway", "member"], "external": ["192.0.2.0/24", "2001:db8:2::/64"],
                 "vtep_mac": "02:00:00:00:00:01", "underlay": "198.51.100.3",
                 "addresses": ["198.51.100.3", "2001:db8::3"], "alive": false, "last_seen": "3d",
-                "attachments": 0, "version": "0.1.0",
+                "attachments": 0, "version": "0.1.0", "silent": "3d",
             },
             {
                 "name": "node-a", "roles": ["node"], "labels": {"rack": "r1", "zone": "eu"},
@@ -261,11 +312,13 @@ mod tests {
     }
 
     #[test]
-    fn the_plan_of_a_deletion_says_what_is_attached_and_that_a_live_agent_comes_back() {
+    fn the_plan_of_a_deletion_says_what_is_attached_and_that_a_live_agent_is_in_the_way() {
         let answers = answers();
         let nothing = Answers { items: Vec::new(), revision: 1 };
-        let text = plan(&answers.items[0].record, &nothing)
-            + &plan(&answers.items[1].record, &crate::attachment::tests::answers());
+        let attached = crate::attachment::tests::answers();
+        let text = plan(&answers.items[0].record, &nothing, false)
+            + &plan(&answers.items[1].record, &attached, false)
+            + &plan(&answers.items[2].record, &attached, true);
         golden::check("host-delete-plan", &text);
     }
 }

@@ -158,6 +158,25 @@ fn a_deletion_says_so_to_people_and_nothing_to_programs() {
 }
 
 #[test]
+fn the_attachments_of_a_host_that_goes_are_ended_some_at_a_time() {
+    let left = std::sync::atomic::AtomicU64::new(3);
+    let controller = Fake::start(move |request| match request {
+        "DELETE /v1/hosts/a/attachments" => {
+            let left = left.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) - 1;
+            ok(&json!({ "ended": 256, "left": left * 256 }))
+        }
+        _ => Reply::Http(204, String::new()),
+    });
+    let output = run(&controller.url, "host remove a --end-attachments --yes");
+    assert_exit(&output, 0);
+    assert_eq!(stdout(&output), "host a is deleted\n");
+    let progress = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(progress.lines().last(), Some("768 of 768 attachments are ended"), "{progress}");
+    assert_eq!(controller.asked().len(), 4);
+    assert_eq!(controller.asked().last().unwrap(), "DELETE /v1/hosts/a");
+}
+
+#[test]
 fn pools_are_listed_by_network() {
     let controller = Fake::always(ok(&listing(&[pool()])));
     let listed = |words: &str| stdout(&run(&controller.url, words)).lines().count();

@@ -220,6 +220,15 @@ pub struct ReleaseRequest {
     pub host_is_down: bool,
 }
 
+/// How far the removal of a host has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Swept {
+    /// How many attachments were ended.
+    pub ended: u64,
+    /// How many there are still.
+    pub left: u64,
+}
+
 /// The outcome of a release.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Released {

@@ -35,6 +35,8 @@ pub mod route {
     pub const POOL: &str = "/v1/pools/{pool}";
     /// GET, PUT, PATCH: one host, `Versioned<HostStatus>`. DELETE: no content.
     pub const HOST: &str = "/v1/hosts/{host}";
+    /// DELETE: some of the attachments of a host that is down, `Swept`; to be repeated while any are left.
+    pub const HOST_ATTACHMENTS: &str = "/v1/hosts/{host}/attachments";
     /// GET, PUT, PATCH: one reservation, `Versioned<Reservation>`. DELETE: `Released`.
     pub const RESERVATION: &str = "/v1/reservations/{network}/{namespace}/{name}";
     /// GET: one attachment, `Versioned<Attachment>`. DELETE: `Released`; its host is asked, and ends it if it is gone.
@@ -83,6 +85,12 @@ pub fn pool(name: &PoolName) -> String {
 #[must_use]
 pub fn host(name: &HostName) -> String {
     format!("{HOSTS}/{name}")
+}
+
+/// The path of all attachments of a host, to end them.
+#[must_use]
+pub fn host_attachments(name: &HostName) -> String {
+    format!("{HOSTS}/{name}/attachments")
 }
 
 /// The path of a reservation.

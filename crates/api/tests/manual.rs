@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise, its helpers too")]
 
 use limpet_api::Versioned;
-use limpet_api::book::{Attachment, Released, Reservation, ReservationSpec};
+use limpet_api::book::{Attachment, Released, Reservation, ReservationSpec, Swept};
 use limpet_api::config::{HostSpec, HostStatus, Network, NetworkSpec, PoolSpec, PoolUse};
 use limpet_api::host::{
     ClaimRequest, Heartbeat, ReassertRequest, Reasserted, Report, SessionRequest, WatchLine,
@@ -58,6 +58,7 @@ fn every_example_is_of_the_type_that_it_names_and_has_no_field_besides() {
             "Reservation" => written_again::<Versioned<Reservation>>(text),
             "ReservationSpec" => written_again::<ReservationSpec>(text),
             "SessionRequest" => written_again::<SessionRequest>(text),
+            "Swept" => written_again::<Swept>(text),
             "WatchLine" => written_again::<WatchLine>(text),
             other => panic!("docs/api.md: no type is called {other}"),
         };

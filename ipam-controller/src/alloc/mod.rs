@@ -3,6 +3,7 @@
 //! | file | decides |
 //! |---|---|
 //! | [`claim`] | what an interface of a container is given |
+//! | [`blocks`] | which blocks hosts give back |
 //! | [`ends`] | how it is given up, and how its host is asked |
 //! | [`takeover`] | whether what a silent host holds can be had |
 //! | [`wanted`] | whether an address or MAC address asked for can be had |
@@ -13,6 +14,7 @@
 //! | [`reserve`] | what operators reserve and release |
 //! | [`release`] | the attachments that they end |
 
+pub(crate) mod blocks;
 pub(crate) mod claim;
 pub(crate) mod ends;
 pub(crate) mod pick;

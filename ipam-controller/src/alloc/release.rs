@@ -4,7 +4,7 @@ use limpet_api::book::{
     Attachment, AttachmentKey, AttachmentRef, EndReason, EndedBy, ReleaseRequest,
 };
 use limpet_api::host::{ASK_SECONDS, LEASE_SECONDS};
-use limpet_api::{ApiError, ErrorCode};
+use limpet_api::{ApiError, ErrorCode, Span};
 use limpet_net_types::HostName;
 use serde_json::json;
 
@@ -64,6 +64,48 @@ pub(crate) fn end(
         }
         ask(state, draft, about, patience, |_| silent(state, key))
     })
+}
+
+/// Decides the end of an attachment of a host that an operator removes, and that nobody hears.
+pub(crate) fn end_removed(
+    state: &State,
+    about: &AttachmentRef,
+    liveness: Liveness,
+) -> Decision<()> {
+    Decision::make(|draft| {
+        is_down(state, draft, &about.key.host, liveness)?;
+        let ending = Ending { reason: EndReason::HostRemoved, by: EndedBy::Operator };
+        end_this(state, draft, about, &ending);
+        Ok(())
+    })
+}
+
+/// Decides the end of an attachment of a host that has been silent for `span`, and still is.
+pub(crate) fn end_silent(state: &State, about: &AttachmentRef, span: Span) -> Decision<()> {
+    Decision::make(|draft| {
+        let host = &about.key.host;
+        let (session, silence) = (state.session(host), state.silence(host));
+        draft.rely(&Subject::Session(host.clone()), session);
+        draft.rely(&Subject::Heard(host.clone()), state.heard(host));
+        draft.rely(&Subject::Silent(host.clone()), silence);
+        let is_due = silence.is_some_and(|silence| {
+            let is_same = session.is_none_or(|now| now.record.session == silence.record.session);
+            is_same && silence.record.since.plus(span) <= state.now()
+        });
+        if is_due && state.heard(host).is_none() {
+            let ending = Ending { reason: EndReason::HostSilent, by: EndedBy::Controller };
+            end_this(state, draft, about, &ending);
+        }
+        Ok(())
+    })
+}
+
+fn end_this(state: &State, draft: &mut Draft, about: &AttachmentRef, ending: &Ending) {
+    let entry = state.attachment(&about.key);
+    draft.rely(&Subject::Attachment(about.key.clone()), entry);
+    if let Some(entry) = entry.filter(|entry| entry.record.uid == about.uid) {
+        end_attachment(state, draft, &entry.record, ending);
+    }
 }
 
 /// Checks that nobody hears a host, which the transaction then compares: by a controller's own

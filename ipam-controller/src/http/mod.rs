@@ -21,7 +21,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use limpet_api::paths::{self, route};
 use limpet_api::{ApiError, ErrorCode};
@@ -129,6 +129,7 @@ fn operator_routes() -> Router<App> {
             route::HOST,
             get(hosts::show).put(hosts::create).patch(hosts::change).delete(hosts::delete),
         )
+        .route(route::HOST_ATTACHMENTS, delete(hosts::sweep))
         .route(paths::RESERVATIONS, get(reservations::list))
         .route(
             route::RESERVATION,

@@ -9,11 +9,12 @@ use serde_json::json;
 use super::pools::pool_with;
 use super::sessions::Liveness;
 use super::silence;
+use crate::alloc::release::is_down;
 use crate::draft::{Decision, Draft, refuse};
-use crate::keys::Subject;
+use crate::keys::{Subject, attachments_of};
 use crate::records::Alive;
 use crate::state::{Entry, State};
-use crate::store::Revision;
+use crate::store::{Revision, end_of};
 
 /// Decides the creation of a host before its agent joins.
 pub(crate) fn create(state: &State, name: &HostName, spec: &HostSpec) -> Decision<Entry<Host>> {
@@ -75,29 +76,36 @@ pub(crate) fn change(
     })
 }
 
-/// Decides the removal of a host, with its session and its blocks.
-pub(crate) fn delete(state: &State, name: &HostName) -> Decision<()> {
+/// How many blocks go with their host in one transaction: stores take few more than a hundred
+/// changes. The others are given back by whoever clears away.
+const MOST_BLOCKS: usize = 64;
+
+/// Decides the removal of a host, with its session and its blocks. One that is alive would only
+/// join again, and what it has would be lost meanwhile.
+pub(crate) fn delete(state: &State, name: &HostName, liveness: Liveness) -> Decision<()> {
     Decision::make(|draft| {
         found(state, draft, name)?;
+        is_down(state, draft, name, liveness)?;
         let attachments = state.attachments_of(name).count();
         if attachments > 0 {
             let text = format!("host {name} still has {attachments} attachments");
             return Err(ApiError::new(ErrorCode::HostInUse, text)
                 .with_details(json!({ "attachments": attachments })));
         }
+        // There are none, so no revision has put any that is still there.
+        let prefix = attachments_of(name);
+        draft.rely_on_quiet(prefix.clone(), end_of(&prefix), Revision::default());
         draft.change_config(state);
         draft.delete(&Subject::Host(name.clone()));
         let session = Subject::Session(name.clone());
         draft.rely(&session, state.session(name));
         draft.delete(&session);
         silence::forget(state, draft, name);
-        for block in state.blocks().filter(|block| block.record.host == *name) {
+        let blocks = state.blocks().filter(|block| block.record.host == *name);
+        for block in blocks.take(MOST_BLOCKS) {
             let subject = Subject::Block(block.record.pool.clone(), block.record.prefix);
             draft.rely_on(&subject, Some(block.revision));
             draft.delete(&subject);
-        }
-        for ask in state.asks_of(name) {
-            draft.delete(&Subject::Ask(name.clone(), ask.record.attachment.uid));
         }
         Ok(())
     })
@@ -249,10 +257,13 @@ mod tests {
             host: name("a"),
         };
         sample.put(&Subject::Block(name("p"), block.prefix), &block);
-        sample.decided(|state| delete(state, &name("a"))).unwrap();
+        let mut gone = |liveness| sample.decided(|state| delete(state, &name("a"), liveness));
+        assert_eq!(gone(Liveness::Alive).unwrap_err().code, ErrorCode::HostAlive);
+        gone(Liveness::Lapsed).unwrap();
         assert_eq!(sample.state().blocks().count(), 0);
         assert!(sample.state().session(&name("a")).is_none());
-        let error = sample.decided(|state| delete(state, &name("a"))).unwrap_err();
+        let error =
+            sample.decided(|state| delete(state, &name("a"), Liveness::Lapsed)).unwrap_err();
         assert_eq!(error.code, ErrorCode::HostNotFound);
     }
 

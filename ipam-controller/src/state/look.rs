@@ -151,7 +151,8 @@ impl State {
         self.slots_between(&pool.network, pool.range.first(), pool.range.last())
     }
 
-    pub(super) fn slots_between(
+    /// The same between two addresses of a network, both included.
+    pub(crate) fn slots_between(
         &self,
         network: &NetworkName,
         first: IpAddr,
