@@ -7,6 +7,7 @@
 //! | [`rules`] | pure | networks, pools, hosts and sessions against each other |
 //! | [`backup`] | pure | backups of the store, and restores |
 //! | [`draft`] | pure | decisions as transactions |
+//! | [`listing`] | pure | long lists, page by page
 //! | [`watch`], [`leases`] | pure | what hosts are told, and which were heard of |
 //! | [`listener`] | edge | looks who is heard, and writes down who is silent |
 //! | [`reclaim`] | pure | what is to be cleared away |
@@ -25,6 +26,7 @@ mod http;
 mod keys;
 mod leases;
 mod listener;
+mod listing;
 mod random;
 mod reclaim;
 mod reclaimer;

@@ -27,7 +27,7 @@ pub(crate) struct Args {
     verb: Option<Verb>,
 }
 
-/// Where to look; also the query of the listing.
+/// Where to look.
 #[derive(Clone, Debug, Default, clap::Args, Serialize)]
 struct Scope {
     /// Of this network only
@@ -110,7 +110,7 @@ pub(crate) fn run(args: &Args, controller: &Controller, output: Output) -> anyho
     }
     let text = match args.verb.as_ref().unwrap_or(&list) {
         Verb::List(scope) => {
-            let attachments = listed(scope, controller)?;
+            let attachments = listed(&Search::of(scope), controller)?;
             match output {
                 Output::Json => answer::json(&attachments)?,
                 Output::Table => rows(&attachments),
@@ -132,13 +132,32 @@ pub(crate) fn run(args: &Args, controller: &Controller, output: Output) -> anyho
     Ok(Done::Answer(text))
 }
 
-fn listed(scope: &Scope, controller: &Controller) -> anyhow::Result<Answers<Attachment>> {
-    controller.read_where(paths::ATTACHMENTS, scope).context("asking for attachments")
+/// The query of a listing.
+#[derive(Serialize)]
+struct Search<'a> {
+    #[serde(flatten)]
+    scope: &'a Scope,
+    address: Option<IpAddr>,
+    like: Option<&'a ContainerId>,
+}
+
+impl<'a> Search<'a> {
+    fn of(scope: &'a Scope) -> Self {
+        Self { scope, address: None, like: None }
+    }
+}
+
+fn listed(search: &Search<'_>, controller: &Controller) -> anyhow::Result<Answers<Attachment>> {
+    controller.list(paths::ATTACHMENTS, search).context("asking for attachments")
 }
 
 fn one(which: &Which, controller: &Controller) -> anyhow::Result<Answer<Attachment>> {
-    let items = listed(&which.scope, controller)?.items;
-    Ok(meant(which, items)?.0)
+    let search = Search::of(&which.scope);
+    let search = match &which.wanted {
+        Wanted::Address(address) => Search { address: Some(*address), ..search },
+        Wanted::Text(text) => Search { like: Some(text), ..search },
+    };
+    Ok(meant(which, listed(&search, controller)?.items)?.0)
 }
 
 /// Picks the one that is meant: what fits as a whole goes before what only begins so.

@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 
 use anyhow::Context;
-use limpet_api::ErrorCode;
 use limpet_api::client::{Attempted, Call, Client, ClientError, Endpoint, Method};
+use limpet_api::{ErrorCode, Listing, MOST_LISTED};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::cli::{Global, Misuse};
@@ -43,13 +44,25 @@ impl Controller {
         self.ask(&Call::new(Method::GET, path))
     }
 
-    /// GET, with a query made of the fields of `query` that are there.
-    pub(crate) fn read_where<A: DeserializeOwned>(
+    /// GET of a long list: all of its pages, one after another, with a query made of the fields of `query` that are
+    /// there.
+    ///
+    /// What changes meanwhile is on the pages that follow, or not; the revision is the last page's.
+    pub(crate) fn list<T: DeserializeOwned>(
         &self,
         path: &str,
         query: &impl Serialize,
-    ) -> Result<A, ClientError> {
-        self.ask(&Call::new(Method::GET, path).with_query(query)?)
+    ) -> Result<Listing<T>, ClientError> {
+        let first = Call::new(Method::GET, path).with_query(query)?;
+        let mut page: Listing<T> = self.ask(&first)?;
+        let mut items = std::mem::take(&mut page.items);
+        while let Some(after) = page.next.take() {
+            // Where the first page was not all there may be very many.
+            let more = json!({ "after": after, "limit": MOST_LISTED });
+            page = self.ask(&first.clone().with_query(&more)?)?;
+            items.append(&mut page.items);
+        }
+        Ok(Listing { items, ..page })
     }
 
     /// PUT.

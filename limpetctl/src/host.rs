@@ -156,7 +156,7 @@ fn planned(
 ) -> anyhow::Result<String> {
     let host = one(name, controller)?.record;
     let attachments: Answers<Attachment> = controller
-        .read_where(paths::ATTACHMENTS, &json!({ "host": name }))
+        .list(paths::ATTACHMENTS, &json!({ "host": name }))
         .with_context(|| format!("asking what is attached on host {name}"))?;
     Ok(plan(&host, &attachments, end_attachments))
 }
@@ -314,7 +314,7 @@ mod tests {
     #[test]
     fn the_plan_of_a_deletion_says_what_is_attached_and_that_a_live_agent_is_in_the_way() {
         let answers = answers();
-        let nothing = Answers { items: Vec::new(), revision: 1 };
+        let nothing = Answers { items: Vec::new(), revision: 1, next: None };
         let attached = crate::attachment::tests::answers();
         let text = plan(&answers.items[0].record, &nothing, false)
             + &plan(&answers.items[1].record, &attached, false)

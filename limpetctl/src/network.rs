@@ -133,9 +133,8 @@ fn planned(name: &NetworkName, controller: &Controller) -> anyhow::Result<String
     let context = || format!("asking what depends on network {name}");
     let network: Answer<Network> = controller.read(&paths::network(name)).with_context(context)?;
     let pools: Answers<PoolUse> = controller.read(paths::POOLS).with_context(context)?;
-    let attachments: Answers<Attachment> = controller
-        .read_where(paths::ATTACHMENTS, &json!({ "network": name }))
-        .with_context(context)?;
+    let attachments: Answers<Attachment> =
+        controller.list(paths::ATTACHMENTS, &json!({ "network": name })).with_context(context)?;
     let pools: Vec<PoolUse> = pools
         .items
         .into_iter()

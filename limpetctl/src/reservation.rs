@@ -24,7 +24,7 @@ pub(crate) struct Args {
     verb: Option<Verb>,
 }
 
-/// Where to look; also the query of the listing.
+/// Where to look.
 #[derive(Clone, Debug, Default, clap::Args, Serialize)]
 struct Scope {
     /// Of this network only
@@ -120,7 +120,7 @@ pub(crate) fn run(args: &Args, controller: &Controller, output: Output) -> anyho
         cli::no_filter_before_a_verb("--host", args.scope.host.is_some())?;
     }
     let text = match args.verb.as_ref().unwrap_or(&list) {
-        Verb::List(scope) => render_all(&listed(scope, controller)?, output)?,
+        Verb::List(scope) => render_all(&listed(&Search::of(scope), controller)?, output)?,
         Verb::Show { which } => render(&one(which, controller)?, output)?,
         Verb::Create(create) => {
             let network = network::named_or_only(create.network.as_ref(), controller)?;
@@ -153,8 +153,23 @@ pub(crate) fn run(args: &Args, controller: &Controller, output: Output) -> anyho
     Ok(Done::Answer(text))
 }
 
-fn listed(scope: &Scope, controller: &Controller) -> anyhow::Result<Answers<Reservation>> {
-    controller.read_where(paths::RESERVATIONS, scope).context("asking for reservations")
+/// The query of a listing.
+#[derive(Serialize)]
+struct Search<'a> {
+    #[serde(flatten)]
+    scope: &'a Scope,
+    address: Option<IpAddr>,
+    name: Option<&'a WorkloadName>,
+}
+
+impl<'a> Search<'a> {
+    fn of(scope: &'a Scope) -> Self {
+        Self { scope, address: None, name: None }
+    }
+}
+
+fn listed(search: &Search<'_>, controller: &Controller) -> anyhow::Result<Answers<Reservation>> {
+    controller.list(paths::RESERVATIONS, search).context("asking for reservations")
 }
 
 /// Finds the one that is meant; by its path where all of that is known, else among all in question.
@@ -167,7 +182,11 @@ fn one(which: &Which, controller: &Controller) -> anyhow::Result<Answer<Reservat
             .read(&paths::reservation(network, namespace, name))
             .with_context(|| format!("asking for the reservation of {namespace}/{name}"));
     }
-    let all = listed(scope, controller)?.items;
+    let search = match wanted {
+        Wanted::Address(address) => Search { address: Some(*address), ..Search::of(scope) },
+        Wanted::Name(name) => Search { name: Some(name), ..Search::of(scope) },
+    };
+    let all = listed(&search, controller)?.items;
     let found = all.into_iter().filter(|answer| wanted.is(&answer.record)).map(Described);
     Ok(find::only("reservation", &wanted.to_string(), found.collect())?.0)
 }

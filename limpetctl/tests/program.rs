@@ -276,7 +276,7 @@ fn a_reservation_is_found_by_its_address_and_released_under_its_name() {
     assert_eq!(stdout(&output), "the reservation of prod/web-0 is released: 10.32.0.7\n");
     assert_eq!(
         controller.asked()[1..],
-        ["GET /v1/reservations", "DELETE /v1/reservations/corp/prod/web-0"]
+        ["GET /v1/reservations?address=10.32.0.7", "DELETE /v1/reservations/corp/prod/web-0"]
     );
 }
 
@@ -288,7 +288,7 @@ fn a_name_in_two_namespaces_is_refused_with_both() {
     let text = stderr(&output);
     assert!(text.contains("prod/web-0") && text.contains("test/web-0"), "{text}");
     assert!(text.contains("hint: narrow it down with --namespace or --network\n"), "{text}");
-    assert_eq!(controller.asked(), ["GET /v1/reservations"]);
+    assert_eq!(controller.asked(), ["GET /v1/reservations?name=web-0"]);
 }
 
 #[test]
@@ -303,10 +303,27 @@ fn filters_are_the_listings_query() {
         [
             "GET /v1/attachments?host=node-a&namespace=prod",
             "GET /v1/reservations?network=corp",
-            "GET /v1/reservations?host=d&namespace=b&network=c",
+            "GET /v1/reservations?host=d&name=a&namespace=b&network=c",
             "GET /v1/reservations/c/b/a",
         ]
     );
+}
+
+#[test]
+fn a_long_list_is_taken_page_by_page() {
+    let controller = Fake::start(|request| {
+        let (items, next) = match request.split_once("after=") {
+            None => (vec![reservation("prod")], json!("corp/prod/web-0")),
+            Some((_, "corp%2Fprod%2Fweb-0&limit=5000&network=corp")) => (vec![], json!("corp/x/y")),
+            Some(_) => (vec![reservation("test")], json!(null)),
+        };
+        ok(&json!({ "items": items, "revision": 7, "next": next }))
+    });
+    let output = run(&controller.url, "reservation --network corp -o json");
+    assert_exit(&output, 0);
+    let all: Value = serde_json::from_str(stdout(&output)).unwrap();
+    assert_eq!(all, listing(&[reservation("prod"), reservation("test")]));
+    assert_eq!(controller.asked().len(), 3);
 }
 
 #[test]

@@ -46,14 +46,24 @@ pub struct Versioned<T> {
     pub revision: Revision,
 }
 
-/// All records of a kind, read at one revision.
+/// Records of a kind, read at one revision: all of them, or a page of a long list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listing<T> {
     /// The records, ordered by name.
     pub items: Vec<T>,
     /// The revision at which they were read.
     pub revision: Revision,
+    /// What the query of the next page gives as `after`, as it is; none on the last page. A page that is not the last
+    /// may have few records or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
+
+/// How many records a page of a long list has if its query does not say.
+pub const USUALLY_LISTED: usize = 500;
+
+/// How many records a page of a long list has at most.
+pub const MOST_LISTED: usize = 5000;
 
 /// What a PATCH does to one field that can be absent: left out, it stays; `null` clears it; a value sets it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

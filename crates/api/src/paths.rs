@@ -16,9 +16,9 @@ pub const NETWORKS: &str = "/v1/networks";
 pub const POOLS: &str = "/v1/pools";
 /// GET: all hosts and their state, `Listing<HostStatus>`.
 pub const HOSTS: &str = "/v1/hosts";
-/// GET: all reservations, `Listing<Reservation>`; the query may name `network` and `namespace`.
+/// GET: reservations, page by page, `Listing<Reservation>`; the query says which.
 pub const RESERVATIONS: &str = "/v1/reservations";
-/// GET: all attachments, `Listing<Attachment>`; the query may name `network`, `host` and `namespace`.
+/// GET: attachments, page by page, `Listing<Attachment>`; the query says which.
 pub const ATTACHMENTS: &str = "/v1/attachments";
 
 /// GET: whether a backup can be restored, is being, or was, and which hosts are waited for, `RestoreStatus`. POST: a

@@ -1,7 +1,6 @@
 //! Pure: what docs/api.md says, held against the types and paths of the API.
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise, its helpers too")]
 
-use limpet_api::Versioned;
 use limpet_api::book::{Attachment, Released, Reservation, ReservationSpec, Swept};
 use limpet_api::config::{HostSpec, HostStatus, Network, NetworkSpec, PoolSpec, PoolUse};
 use limpet_api::host::{
@@ -9,6 +8,7 @@ use limpet_api::host::{
 };
 use limpet_api::socket::{Attach, GcRequest, Readiness};
 use limpet_api::{ApiError, ErrorCode};
+use limpet_api::{Listing, Versioned};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -46,6 +46,7 @@ fn every_example_is_of_the_type_that_it_names_and_has_no_field_besides() {
             "Heartbeat" => written_again::<Heartbeat>(text),
             "HostSpec" => written_again::<HostSpec>(text),
             "HostStatus" => written_again::<Versioned<HostStatus>>(text),
+            "Listing" => written_again::<Listing<Value>>(text),
             "Network" => written_again::<Versioned<Network>>(text),
             "NetworkSpec" => written_again::<NetworkSpec>(text),
             "PoolSpec" => written_again::<PoolSpec>(text),

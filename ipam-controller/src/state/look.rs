@@ -11,6 +11,7 @@ use limpet_api::host::Ask;
 use limpet_api::restore::{Restored, Restoring};
 use limpet_net_types::{HostName, Mac, NetworkName, PoolName, Range, Token, Uid};
 
+use super::rows::Named;
 use super::{BlockEntry, Entry, PoolEntry, State, reservation_key};
 use crate::keys::ReservationKey;
 use crate::records::{Alive, Heard, Owner, Silent, Slot, v4_of_mac};
@@ -163,7 +164,15 @@ impl State {
 
     /// All reservations, by network, namespace and name.
     pub(crate) fn reservations(&self) -> impl Iterator<Item = &Entry<Reservation>> {
-        self.reservations.iter()
+        self.reservations.from(Bound::Unbounded)
+    }
+
+    /// The reservations from a key on.
+    pub(crate) fn reservations_from<'a>(
+        &'a self,
+        start: Bound<&(dyn Named + 'static)>,
+    ) -> impl Iterator<Item = &'a Entry<Reservation>> + use<'a> {
+        self.reservations.from(start)
     }
 
     /// A reservation.
@@ -173,7 +182,15 @@ impl State {
 
     /// All attachments, by host, network, container and interface.
     pub(crate) fn attachments(&self) -> impl Iterator<Item = &Entry<Attachment>> {
-        self.attachments.iter()
+        self.attachments.from(Bound::Unbounded)
+    }
+
+    /// The attachments from a key on.
+    pub(crate) fn attachments_from<'a>(
+        &'a self,
+        start: Bound<&AttachmentKey>,
+    ) -> impl Iterator<Item = &'a Entry<Attachment>> + use<'a> {
+        self.attachments.from(start)
     }
 
     /// The attachments of a host: the host is the first part of their order.

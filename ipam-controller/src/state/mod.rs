@@ -37,6 +37,7 @@ use self::rows::Rows;
 use self::slots::Slots;
 
 pub(crate) use self::load::Loader;
+pub(crate) use self::rows::{Named, Place};
 pub(crate) use self::undo::Undo;
 
 /// A record and the revision that wrote it.

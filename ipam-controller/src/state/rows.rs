@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 use std::ops::Bound;
 
 use limpet_api::book::{Attachment, AttachmentKey, Reservation};
-use limpet_net_types::{Namespace, NetworkName, WorkloadName};
 
 use super::Entry;
 use crate::keys::ReservationKey;
@@ -40,20 +39,35 @@ impl Keyed for Reservation {
 }
 
 /// What a reservation is kept for, wherever it is written down.
-pub(super) trait Named {
+pub(crate) trait Named {
     /// Network, namespace and name, which is the order of reservations.
-    fn parts(&self) -> (&NetworkName, &Namespace, &WorkloadName);
+    fn parts(&self) -> [&str; 3];
 }
 
 impl Named for Reservation {
-    fn parts(&self) -> (&NetworkName, &Namespace, &WorkloadName) {
-        (&self.network, &self.namespace, &self.name)
+    fn parts(&self) -> [&str; 3] {
+        [self.network.as_str(), self.namespace.as_str(), self.name.as_str()]
     }
 }
 
 impl Named for ReservationKey {
-    fn parts(&self) -> (&NetworkName, &Namespace, &WorkloadName) {
-        (&self.network, &self.namespace, &self.name)
+    fn parts(&self) -> [&str; 3] {
+        [self.network.as_str(), self.namespace.as_str(), self.name.as_str()]
+    }
+}
+
+/// Where reservations could be, whose parts are any text.
+#[derive(Clone, Debug)]
+pub(crate) struct Place(pub(crate) [String; 3]);
+
+impl Place {
+    /// A part that stands after all names: they are ASCII.
+    pub(crate) const END: &str = "\u{7f}";
+}
+
+impl Named for Place {
+    fn parts(&self) -> [&str; 3] {
+        self.0.each_ref().map(String::as_str)
     }
 }
 
@@ -151,12 +165,7 @@ where
         self.0.take(key).map(|row| *row.0)
     }
 
-    /// All records.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry<T>> {
-        self.0.iter().map(|row| &*row.0)
-    }
-
-    /// The records whose keys are not before `start`.
+    /// The records from a key on.
     pub(super) fn from<'a>(
         &'a self,
         start: Bound<&T::Key>,

@@ -22,6 +22,10 @@ const QUEUE: usize = 1024;
 /// How many revisions are kept in memory for watchers that come back.
 const KEPT: usize = 4096;
 
+/// How large these may be together, in bytes: a revision may have hundreds of claims. Who comes
+/// back later is served from the change log.
+const MOST_KEPT: usize = 16 << 20;
+
 /// A host that wants to watch.
 #[derive(Debug)]
 pub(crate) struct Watcher {
@@ -72,6 +76,8 @@ struct Listener {
 #[derive(Default)]
 pub(crate) struct Feed {
     kept: VecDeque<Told>,
+    /// What is kept, in bytes.
+    size: usize,
     listeners: BTreeMap<HostName, Vec<Listener>>,
     /// The part of a snapshot that is the same for all, until it changes.
     shared: Option<Bytes>,
@@ -99,9 +105,11 @@ impl Feed {
                 }
             }
         }
+        self.size += told.size();
         self.kept.push_back(told);
-        if self.kept.len() > KEPT {
-            self.kept.pop_front();
+        while self.kept.len() > KEPT || self.size > MOST_KEPT {
+            let Some(gone) = self.kept.pop_front() else { break };
+            self.size -= gone.size();
         }
     }
 

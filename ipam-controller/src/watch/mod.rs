@@ -61,6 +61,14 @@ impl Told {
         }
     }
 
+    /// About how many bytes it has, of which names are somebody else's.
+    fn size(&self) -> usize {
+        let words = self.shared.iter().chain(self.own.values()).map(Bytes::len).sum::<usize>();
+        words
+            + self.touched.len() * size_of::<Subject>()
+            + self.ended.len() * size_of::<(AttachmentKey, Uid)>()
+    }
+
     /// The incarnations that ended.
     pub(crate) fn ended(&self) -> impl Iterator<Item = Uid> {
         self.ended.iter().map(|(_, uid)| *uid)

@@ -343,6 +343,26 @@ fn a_watcher_that_does_not_keep_up_is_cut() {
 }
 
 #[test]
+fn what_is_kept_for_those_who_come_back_has_a_limit_in_bytes() {
+    let mut world = World::new();
+    let mut feed = Feed::default();
+    let store = world.sample.state().store();
+    let mut revisions = vec![world.sample.state().revision()];
+    for _ in 0..2 {
+        world.sample.wait(1);
+        let revision = world.sample.state().revision();
+        let shared = Some(Bytes::from(vec![b' '; 10 << 20]));
+        let (touched, ended, own) = (vec![], vec![], BTreeMap::new());
+        feed.tell(store, Told { revision, touched, ended, shared, own });
+        revisions.push(revision);
+    }
+    let state = world.sample.state();
+    let mut goes_on = |since| begin(&mut feed, state, "a", Knows::UpTo(store, since)).is_some();
+    assert!(goes_on(revisions[1]) && goes_on(revisions[2]));
+    assert!(!goes_on(revisions[0]), "from the log");
+}
+
+#[test]
 fn who_knows_more_than_there_is_is_told_to_wait() {
     let world = World::new();
     let state = world.sample.state();

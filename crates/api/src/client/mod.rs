@@ -134,7 +134,7 @@ impl Call {
         Ok(Self { method, path: path.into(), body: serde_json::to_vec(body)?.into() })
     }
 
-    /// The same request with a query, whose fields are `query`'s.
+    /// The same request with `query`'s fields in its query, beside those that are there.
     ///
     /// # Errors
     ///
@@ -142,7 +142,7 @@ impl Call {
     pub fn with_query(mut self, query: &impl Serialize) -> Result<Self, ClientError> {
         let fields: serde_json::Map<String, serde_json::Value> =
             serde_json::from_value(serde_json::to_value(query)?)?;
-        let mut separator = '?';
+        let mut separator = if self.path.contains('?') { '&' } else { '?' };
         for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             self.path = format!("{}{separator}{name}={}", self.path, crate::paths::segment(&value));
@@ -164,5 +164,7 @@ mod tests {
         let call =
             Call::new(Method::GET, "/w").with_query(&serde_json::json!({"a": "b c&d"})).unwrap();
         assert_eq!(call.path, "/w?a=b%20c%26d");
+        let call = call.with_query(&serde_json::json!({"e": 1})).unwrap();
+        assert_eq!(call.path, "/w?a=b%20c%26d&e=1");
     }
 }

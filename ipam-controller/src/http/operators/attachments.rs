@@ -6,10 +6,10 @@ use limpet_api::book::{Attachment, AttachmentKey};
 use limpet_api::{ApiError, ErrorCode, Listing, Versioned};
 use limpet_net_types::{ContainerId, HostName, IfName, NetworkName};
 
-use super::{Filter, is, listing, missing, versioned};
+use super::{missing, versioned};
 use crate::http::extract::{Params, Query};
 use crate::http::{Answer, App};
-use crate::state::State;
+use crate::listing::{self, Filter};
 
 pub(in crate::http) type Path = (HostName, NetworkName, ContainerId, IfName);
 
@@ -30,17 +30,7 @@ pub(in crate::http) async fn list(
     Shared(app): Shared<App>,
     Query(filter): Query<Filter>,
 ) -> Answer<Listing<Attachment>> {
-    let read = move |state: &State| {
-        let found = state
-            .attachments()
-            .map(|entry| &entry.record)
-            .filter(|found| is(filter.network.as_ref(), &found.key.network))
-            .filter(|found| is(filter.namespace.as_ref(), &found.namespace))
-            .filter(|found| is(filter.host.as_ref(), &found.key.host))
-            .cloned();
-        listing(state, found)
-    };
-    Ok(Json(app.book.read(read).await?))
+    Ok(Json(app.book.read(move |state| listing::attachments(state, &filter)).await??))
 }
 
 pub(in crate::http) async fn show(

@@ -6,11 +6,12 @@ use limpet_api::book::{Released, Reservation, ReservationChange, ReservationSpec
 use limpet_api::{ErrorCode, Listing, Versioned};
 use limpet_net_types::{Namespace, NetworkName, WorkloadName};
 
-use super::{Filter, is, listing, missing};
+use super::missing;
 use crate::alloc::reserve as rules;
 use crate::http::extract::{Body, Change, Params, Patch, Query};
 use crate::http::{Answer, App};
 use crate::keys::ReservationKey;
+use crate::listing::{self, Filter};
 use crate::state::{Entry, State};
 
 impl Change for ReservationChange {
@@ -23,10 +24,8 @@ fn key((network, namespace, name): Path) -> ReservationKey {
     ReservationKey { network, namespace, name }
 }
 
-/// Adds who holds the addresses now, which is not stored with the reservation.
 fn with_holder(state: &State, entry: &Entry<Reservation>) -> Versioned<Reservation> {
-    let attachment = rules::holder(state, &entry.record).cloned().map(Box::new);
-    let record = Reservation { attachment, ..entry.record.clone() };
+    let record = listing::with_holder(state, &entry.record);
     Versioned { record, revision: entry.revision.0 }
 }
 
@@ -38,19 +37,7 @@ pub(in crate::http) async fn list(
     Shared(app): Shared<App>,
     Query(filter): Query<Filter>,
 ) -> Answer<Listing<Reservation>> {
-    let read = move |state: &State| {
-        let found = state
-            .reservations()
-            .filter(|entry| is(filter.network.as_ref(), &entry.record.network))
-            .filter(|entry| is(filter.namespace.as_ref(), &entry.record.namespace))
-            .map(|entry| with_holder(state, entry).record)
-            .filter(|found| {
-                filter.host.is_none()
-                    || found.attachment.as_ref().map(|held| &held.key.host) == filter.host.as_ref()
-            });
-        listing(state, found)
-    };
-    Ok(Json(app.book.read(read).await?))
+    Ok(Json(app.book.read(move |state| listing::reservations(state, &filter)).await??))
 }
 
 pub(in crate::http) async fn show(
