@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use limpet_api::book::EndReason;
 use limpet_api::client::{Attempted, Call, Client, ClientError};
 use limpet_api::host::{LEASE_SECONDS, Session, SessionRequest};
 use limpet_api::{ApiError, ErrorCode};
@@ -80,6 +81,8 @@ pub(crate) struct State {
     pub(crate) flights: Flights,
     /// Attachments that are gone and whose end the controller has not confirmed.
     pub(crate) endings: BTreeMap<Uid, Key>,
+    /// Why attachments end, where it is not that their runtime said so.
+    pub(crate) reasons: BTreeMap<Uid, EndReason>,
     /// Keys that a DEL came for while nothing was known of them.
     pub(crate) forgotten: BTreeSet<Key>,
     /// What was answered about attachments that may live here.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use limpet_api::book::{Attachment, AttachmentKey};
+use limpet_api::book::{Attachment, AttachmentKey, EndReason};
 use limpet_api::client::{Attempted, Call, ClientError, Method};
 use limpet_api::config::{Network, PoolState, PoolUse};
 use limpet_api::host::{ClaimRequest, Claimed, Wanted};
@@ -393,6 +393,7 @@ pub(crate) async fn collect(
         let of = ValidAttachment { container: key.container.clone(), ifname: key.ifname.clone() };
         if gone.contains(&(key.clone(), uid)) {
             info!(%uid, container = %key.container, "collected");
+            agent.state().reasons.insert(uid, EndReason::Gone);
             end_or_list(agent, &key, uid).await;
             answer.ended.push(of);
         } else {

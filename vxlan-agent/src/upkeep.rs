@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 
 use crate::agent::{Agent, Patience, api_error, not_joined, sentence};
 use crate::evidence::{Begun, Evidence, Sight, gone};
-use crate::reassert::look_and_say;
+use crate::reassert::{look_and_say, sever};
 use crate::veths::{VethError, Veths, netns_exists};
 use crate::view::Key;
 
@@ -118,8 +118,19 @@ async fn tend(
     (judging, looking): (bool, bool),
 ) -> Result<bool, VethError> {
     let looked = !looking || look_and_say(agent, veths).await;
-    let asks: Vec<Ask> =
-        agent.state().view.asks.values().filter(|ask| !ask.present).cloned().collect();
+    let asks: Vec<Ask> = agent
+        .state()
+        .view
+        .asks
+        .values()
+        .filter(|ask| !ask.present && !ask.force)
+        .cloned()
+        .collect();
+    let forced: Vec<Ask> =
+        agent.state().view.asks.values().filter(|ask| ask.force).cloned().collect();
+    for ask in forced {
+        force(agent, veths, &ask).await?;
+    }
     if !asks.is_empty() || judging {
         let sight = sight(agent, veths.living()).await?;
         if judging {
@@ -130,6 +141,23 @@ async fn tend(
         }
     }
     Ok(end_all(agent).await && looked)
+}
+
+/// Ends an attachment at an operator's word: its container is off the network first, whether it is there or not. What
+/// cannot be told the controller yet is told later.
+async fn force(agent: &Agent, veths: &Veths, ask: &Ask) -> Result<(), VethError> {
+    let uid = ask.attachment.uid;
+    sever(agent, veths, &[uid].into(), "an operator ended its attachment").await?;
+    let mut state = agent.state();
+    // A plugin that is about to make its interface is told so when it confirms.
+    state.flights.end(uid);
+    state.view.asks.remove(&uid);
+    state.reasons.insert(uid, EndReason::Forced);
+    state.endings.insert(uid, key_of(ask));
+    drop(state);
+    info!(%uid, container = %ask.attachment.key.container, "an attachment is ended by force");
+    agent.look.notify_one();
+    Ok(())
 }
 
 /// Answers what the controller asks. Returns whether it took all answers.
@@ -209,6 +237,10 @@ fn judge(agent: &Agent, sight: &Sight) {
     }
     for (key, uid) in gone.now {
         info!(%uid, container = %key.container, network = %key.network, "attachment is gone");
+        let made = state.view.attachment(&key).map(|attachment| attachment.boot);
+        let earlier = made.is_some_and(|made| made != boot);
+        let reason = if earlier { EndReason::Superseded } else { EndReason::Gone };
+        state.reasons.insert(uid, reason);
         state.endings.insert(uid, key);
     }
 }
@@ -219,6 +251,7 @@ async fn answer(agent: &Agent, ask: &Ask, there: bool) -> Result<(), ClientError
     if there {
         present(agent, uid).await?;
     } else {
+        agent.state().reasons.insert(uid, EndReason::Gone);
         end(agent, &key_of(ask), uid).await?;
     }
     info!(%uid, there, "asked about an attachment");
@@ -251,11 +284,8 @@ pub(crate) async fn end(agent: &Agent, key: &Key, uid: Uid) -> Result<(), Client
     let host = agent.identity.host.clone();
     let Key { network, container, ifname } = key.clone();
     let path = paths::claim(&AttachmentKey { host, network, container, ifname });
-    let call = Call::new(Method::DELETE, path).with_query(&EndRequest {
-        session,
-        uid,
-        reason: EndReason::Detached,
-    })?;
+    let reason = agent.state().reasons.get(&uid).copied().unwrap_or_default();
+    let call = Call::new(Method::DELETE, path).with_query(&EndRequest { session, uid, reason })?;
     let answer = agent.ask::<Ended>(&call, Patience::Short).await;
     let revision = match settled(agent, session, answer) {
         Ok(ended) => Some(ended.revision),
@@ -264,6 +294,7 @@ pub(crate) async fn end(agent: &Agent, key: &Key, uid: Uid) -> Result<(), Client
     };
     let mut state = agent.state();
     state.endings.remove(&uid);
+    state.reasons.remove(&uid);
     match revision {
         Some(revision) => state.view.ended(uid, revision),
         None => state.view.unknown(uid),

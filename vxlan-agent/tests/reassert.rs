@@ -5,11 +5,11 @@ mod support;
 
 use std::time::Duration;
 
-use limpet_api::book::AttachmentRef;
+use limpet_api::book::{Attachment, AttachmentRef, EndReason};
 use limpet_api::client::{Call, Method};
-use limpet_api::host::{ReassertOutcome, Wanted};
+use limpet_api::host::{Ask, Changes, OwnChange, ReassertOutcome, Wanted};
 use limpet_api::socket::{AgentStatus, Attach, ConfirmRequest, Detached};
-use limpet_api::{ErrorCode, client::ClientError};
+use limpet_api::{ErrorCode, FleetTime, client::ClientError};
 use limpet_net_types::{Token, Uid};
 use support::fake::{Fake, made_before, small};
 use support::{Agent, Host, LIMIT, command, wait_until};
@@ -219,4 +219,24 @@ async fn an_interface_that_nobody_knows_is_severed_and_an_end_of_the_hosts_own_i
     assert!(fake.book().reasserted.is_empty());
     let records = std::fs::read_dir(on.path("attachments")).unwrap().count();
     assert_eq!(records, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_operator_ends_by_force_is_severed_first_although_its_container_is_there() {
+    let on = Host::new();
+    let fake = Fake::start(&on.dir, small());
+    let agent = joined(&on, &fake);
+    let (one, other) = (add(&on, &agent, 1).await, add(&on, &agent, 2).await);
+    let Attachment { key, uid, .. } = one.attachment.clone();
+    let attachment = AttachmentRef { key, uid };
+    let ask = Ask { attachment, present: true, force: true, asked: FleetTime(7) };
+    fake.tell(Changes { shared: vec![], own: vec![OwnChange::AskSet(ask)] });
+    wait_until("it is ended", || fake.book().ended == [uid]);
+    assert_eq!(fake.book().reasons, [EndReason::Forced]);
+    let severed = link(&on, &one);
+    assert!(severed.contains("state DOWN") && severed.contains("group 8192"), "{severed}");
+    assert!(!has_route(&on, &one) && has_route(&on, &other));
+    let delete = Call::new(Method::DELETE, path(1));
+    assert_eq!(agent.call::<Detached>(&delete).await.unwrap(), Detached::Ended);
+    assert_eq!(fake.book().ended, [uid], "once");
 }

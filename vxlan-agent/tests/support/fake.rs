@@ -43,6 +43,8 @@ pub(crate) struct Book {
     pub(crate) sessions: Vec<SessionRequest>,
     pub(crate) claims: Vec<(AttachmentKey, ClaimRequest)>,
     pub(crate) ended: Vec<Uid>,
+    /// Why, of each of them.
+    pub(crate) reasons: Vec<limpet_api::book::EndReason>,
     /// Those whose end fails by a defect.
     pub(crate) endless: Vec<Uid>,
     pub(crate) present: Vec<Uid>,
@@ -380,6 +382,7 @@ async fn end(
         return refuse(ErrorCode::Internal);
     }
     book.ended.push(query.uid);
+    book.reasons.push(query.reason);
     book.snapshot.attachments.retain(|attachment| attachment.uid != query.uid);
     let (network, container) = (network.parse().unwrap(), container.parse().unwrap());
     let ifname = ifname.parse().unwrap();
