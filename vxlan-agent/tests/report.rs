@@ -59,7 +59,9 @@ async fn a_host_says_where_it_differs_and_repairs_when_it_is_told_to() {
     let report = ask(&fake, 3, true);
     assert_eq!(kinds(&report), [gone], "{report:?}");
     assert_eq!(report.findings[0].uid, Some(Token::from_bits(42)));
-    assert_eq!(fake.book().ended, [Token::from_bits(41)]);
+    // It may be told twice: the report and the round see to it, each by itself.
+    let ended = &fake.book().ended;
+    assert!(!ended.is_empty() && ended.iter().all(|uid| *uid == Token::from_bits(41)), "{ended:?}");
     assert!(report.revision > right.revision);
 }
 
