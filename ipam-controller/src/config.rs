@@ -5,10 +5,13 @@ use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Parser};
-use limpet_api::After;
+use limpet_api::{After, Span};
 
 use crate::reclaim::Limits;
 use crate::store::Options;
+
+/// In seconds.
+const DAY: u64 = 86_400;
 
 /// The flags as written.
 #[derive(Clone, Debug, Parser)]
@@ -76,6 +79,19 @@ pub(crate) struct Flags {
         value_name = "TIME"
     )]
     pub(crate) silent_hosts_end_after: After,
+    /// How many records of history are kept: one for each attachment that has ended
+    #[arg(long, env = "LIMPET_HISTORY_RECORDS", default_value_t = 1_000_000, value_name = "COUNT")]
+    pub(crate) history_records: usize,
+
+    /// For how many days a record of history is kept, counted while controllers run
+    #[arg(
+        long,
+        env = "LIMPET_HISTORY_DAYS",
+        default_value_t = 90,
+        value_name = "DAYS",
+        value_parser = clap::value_parser!(u64).range(..=36_500)
+    )]
+    pub(crate) history_days: u64,
 
     /// File to write the bound address to, once requests are served
     #[arg(long, env = "LIMPET_READY_FILE", value_name = "FILE")]
@@ -119,7 +135,11 @@ impl TryFrom<Flags> for Config {
             cache_bytes: cache_bytes.saturating_mul(1 << 20),
             log_revisions: flags.log_revisions,
         };
-        let limits = Limits { silent_hosts_end_after: flags.silent_hosts_end_after };
+        let limits = Limits {
+            silent_hosts_end_after: flags.silent_hosts_end_after,
+            history_records: flags.history_records,
+            history_age: Span::from_seconds(flags.history_days * DAY),
+        };
         Ok(Self { listen: flags.listen, store, limits, ready_file: flags.ready_file })
     }
 }

@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use limpet_api::FleetTime;
 use limpet_api::book::AttachmentKey;
 use limpet_net_types::{
     Family, HostName, Namespace, NetworkName, PoolName, Prefix, Uid, WorkloadName, address_at,
@@ -13,6 +14,7 @@ use limpet_net_types::{
 };
 
 use crate::store::Key;
+use crate::tenures::TenureKey;
 
 /// The identity of the store, made with it.
 pub(crate) const STORE_ID: &str = "meta/store-id";
@@ -73,6 +75,8 @@ pub(crate) enum Subject {
     Silent(HostName),
     /// A question to a host about one incarnation of an attachment.
     Ask(HostName, Uid),
+    /// What history says of one ended attachment.
+    Tenure(TenureKey),
 }
 
 /// A key that no version of limpet up to this one makes.
@@ -110,6 +114,7 @@ impl Subject {
             Self::Heard(host) => format!("heard/{host}"),
             Self::Silent(host) => format!("silent/{host}"),
             Self::Ask(host, uid) => format!("asks/{host}/{uid}"),
+            Self::Tenure(TenureKey { at, uid }) => format!("history/{:016x}/{uid}", at.0),
         }
     }
 
@@ -152,6 +157,9 @@ impl Subject {
             ["heard", host] => Self::Heard(host.parse().ok()?),
             ["silent", host] => Self::Silent(host.parse().ok()?),
             ["asks", host, uid] => Self::Ask(host.parse().ok()?, Uid::from_str(uid).ok()?),
+            ["history", at, uid] => {
+                Self::Tenure(TenureKey { at: FleetTime(number(at)?), uid: uid.parse().ok()? })
+            }
             _ => return None,
         })
     }
@@ -177,6 +185,12 @@ fn prefix(text: &str) -> Option<Prefix> {
     // Written in any other way it would be a second key for the same block.
     (block.address() == first && text == format!("{}-{}", hex(first), block.length()))
         .then_some(block)
+}
+
+/// A number of 64 bits, written with all its digits.
+fn number(hex: &str) -> Option<u64> {
+    let digits = hex.len() == 16 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    digits.then(|| u64::from_str_radix(hex, 16).ok())?
 }
 
 fn address(hex: &str) -> Option<IpAddr> {
@@ -234,6 +248,9 @@ mod tests {
             name().prop_map(Subject::Silent),
             (name(), any::<u128>())
                 .prop_map(|(host, bits)| Subject::Ask(host, Token::from_bits(bits))),
+            (any::<u64>(), any::<u128>()).prop_map(|(at, bits)| {
+                Subject::Tenure(TenureKey { at: FleetTime(at), uid: Token::from_bits(bits) })
+            }),
         ]
     }
 

@@ -2,7 +2,7 @@
 //!
 //! | file | is | does |
 //! |---|---|---|
-//! | [`state`], [`keys`], [`records`] | pure | what the store holds, in memory |
+//! | [`state`], [`keys`], [`records`], [`tenures`] | pure | what the store holds, in memory |
 //! | [`alloc`], [`givable`], [`runs`] | pure | who gets which address |
 //! | [`rules`] | pure | networks, pools, hosts and sessions against each other |
 //! | [`backup`] | pure | backups of the store, and restores |
@@ -36,6 +36,7 @@ mod runs;
 mod state;
 #[allow(dead_code, reason = "used by what is being built")]
 mod store;
+mod tenures;
 mod watch;
 
 use std::fs;

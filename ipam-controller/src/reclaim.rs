@@ -1,24 +1,32 @@
 //! Pure: what is to be cleared away: questions that nobody waits for, what silent hosts hold, blocks
-//! that nobody uses.
+//! that nobody uses, history that is old.
 //!
 //! Whoever advances fleet time does the clearing of that period. Two who do it at once are
 //! harmless: each thing is decided on by itself, and compares what it relies on.
 
-use limpet_api::After;
 use limpet_api::book::AttachmentRef;
+use limpet_api::{After, Span};
 
-use crate::alloc::{blocks, ends, release};
+use crate::alloc::{blocks, ends, release, tenure};
 use crate::draft::Decision;
 use crate::state::State;
+use crate::tenures::TenureKey;
 
 /// How many things of a kind are cleared away in one period: what is left waits for the next.
 const MOST: usize = 512;
+
+/// How many records of history go in one transaction: stores take few more than a hundred changes.
+const TOGETHER: usize = 64;
 
 /// What is kept, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// How long a host may be silent before its attachments are ended, in fleet time.
     pub(crate) silent_hosts_end_after: After,
+    /// How many records history has at most.
+    pub(crate) history_records: usize,
+    /// How old they become, in fleet time.
+    pub(crate) history_age: Span,
 }
 
 /// Something to clear away; decided anew, when it is carried out.
@@ -29,6 +37,7 @@ pub(crate) fn due(state: &State, limits: &Limits) -> Vec<Chore> {
     let mut due: Vec<Chore> = asks(state).take(MOST).collect();
     due.extend(of_silent_hosts(state, limits).take(MOST));
     due.extend(idle_blocks(state).take(MOST));
+    due.extend(history(state, limits));
     due
 }
 
@@ -56,6 +65,18 @@ fn idle_blocks(state: &State) -> impl Iterator<Item = Chore> {
     })
 }
 
+/// The oldest records of history: those beyond the number that is kept, and those too old.
+fn history(state: &State, limits: &Limits) -> impl Iterator<Item = Chore> {
+    let tenures = state.tenures();
+    let surplus = tenures.len().saturating_sub(limits.history_records);
+    let now = state.now();
+    let old = |key: &TenureKey| key.at.plus(limits.history_age) <= now;
+    let mut due = tenures.oldest().enumerate().take_while(|(n, key)| *n < surplus || old(key));
+    let due: Vec<TenureKey> = due.by_ref().map(|(_, key)| key).take(MOST * TOGETHER).collect();
+    let parts: Vec<Vec<TenureKey>> = due.chunks(TOGETHER).map(<[_]>::to_vec).collect();
+    parts.into_iter().map(|part| chore(move |state| tenure::forget(state, &part)))
+}
+
 fn asks(state: &State) -> impl Iterator<Item = Chore> {
     state.asks().filter(|(_, ask)| ends::is_over(state, &ask.record)).map(|((host, uid), _)| {
         let (host, uid) = (host.clone(), *uid);
@@ -70,7 +91,8 @@ fn chore(decide: impl Fn(&State) -> Decision<()> + Send + 'static) -> Chore {
 #[cfg(test)]
 mod tests {
     use limpet_api::Span;
-    use limpet_api::host::{ASK_KEPT_SECONDS, Ask};
+    use limpet_api::book::EndReason;
+    use limpet_api::host::{ASK_KEPT_SECONDS, Ask, EndRequest};
     use limpet_net_types::Token;
 
     use super::*;
@@ -88,7 +110,11 @@ mod tests {
         sample
     }
 
-    const LIMITS: Limits = Limits { silent_hosts_end_after: After::For(Span::from_seconds(600)) };
+    const LIMITS: Limits = Limits {
+        silent_hosts_end_after: After::For(Span::from_seconds(600)),
+        history_records: 100,
+        history_age: Span::from_seconds(1000),
+    };
 
     fn cleared(sample: &mut Sample) -> usize {
         let due = due(sample.state(), &LIMITS);
@@ -106,6 +132,36 @@ mod tests {
         let subject = Subject::Ask(key.host.clone(), uid);
         let attachment = AttachmentRef { key, uid };
         sample.put(&subject, &Ask { attachment, present: false, force: false, asked });
+    }
+
+    fn ended(sample: &mut Sample, count: usize) {
+        for _ in 0..count {
+            sample.attach("a", "c1");
+            let attachment = sample.state().attachments().next().unwrap().record.clone();
+            let session = Token::from_bits(7);
+            let request = EndRequest { session, uid: attachment.uid, reason: EndReason::Detached };
+            sample.decided(|state| ends::end(state, &attachment.key, &request)).unwrap();
+        }
+    }
+
+    #[test]
+    fn history_loses_its_oldest_records_when_they_are_too_many_or_too_old() {
+        let mut sample = sample();
+        ended(&mut sample, 90);
+        let first = sample.state().tenures().oldest().collect::<Vec<_>>();
+        sample.wait(10);
+        ended(&mut sample, 80);
+        assert_eq!(cleared(&mut sample), 2, "70 records, in transactions of at most 64");
+        assert_eq!(sample.state().tenures().len(), 100);
+        assert!(sample.state().tenures().oldest().take(20).eq(first[70..].iter().copied()));
+        sample.wait(989);
+        assert_eq!(cleared(&mut sample), 0, "nothing is too old");
+        sample.wait(1);
+        cleared(&mut sample);
+        assert_eq!(sample.state().tenures().len(), 80);
+        sample.wait(10);
+        cleared(&mut sample);
+        assert_eq!(sample.state().tenures().len(), 0);
     }
 
     #[test]
@@ -132,7 +188,7 @@ mod tests {
         sample.decided(mark).unwrap();
         sample.wait(599);
         assert_eq!(cleared(&mut sample), 0);
-        let never = Limits { silent_hosts_end_after: After::Never };
+        let never = Limits { silent_hosts_end_after: After::Never, ..LIMITS };
         sample.wait(1);
         assert_eq!(due(sample.state(), &never).len(), 0);
         assert_eq!(cleared(&mut sample), 3);

@@ -116,5 +116,6 @@ pub(crate) fn attachment(n: u8, uid: u128) -> Attachment {
         runtime: limpet_net_types::RuntimeName::default(),
         netns: "/run/netns/none".into(),
         created: FleetTime(0),
+        created_wall: None,
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::fields::{Fields, RefFields};
-use crate::{FleetTime, Retention};
+use crate::{FleetTime, Retention, WallTime};
 
 /// An address and the pool that it came from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +88,9 @@ pub struct Reservation {
     /// When the last attachment ended; none while there is one and before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detached_at: Option<FleetTime>,
+    /// When it was made; unknown of what earlier versions made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<FleetTime>,
 }
 
 /// What identifies an attachment in the fleet.
@@ -139,6 +142,9 @@ pub struct Attachment {
     pub netns: Box<str>,
     /// When it was made.
     pub created: FleetTime,
+    /// When it was made by the clock of the controller that decided; unknown of what earlier versions made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_wall: Option<WallTime>,
 }
 
 /// Why an attachment ended.

@@ -9,8 +9,8 @@ use limpet_net_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::FleetTime;
 use crate::book::{Addresses, Attachment, AttachmentKey, AttachmentRef};
+use crate::{FleetTime, WallTime};
 
 /// An [`AttachmentRef`].
 #[derive(Serialize, Deserialize)]
@@ -54,6 +54,8 @@ pub(crate) struct Fields {
     runtime: RuntimeName,
     netns: Box<str>,
     created: FleetTime,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    created_wall: Option<WallTime>,
 }
 
 impl From<Fields> for Attachment {
@@ -71,6 +73,7 @@ impl From<Fields> for Attachment {
             runtime: fields.runtime,
             netns: fields.netns,
             created: fields.created,
+            created_wall: fields.created_wall,
         }
     }
 }
@@ -93,6 +96,7 @@ impl From<Attachment> for Fields {
             runtime: attachment.runtime,
             netns: attachment.netns,
             created: attachment.created,
+            created_wall: attachment.created_wall,
         }
     }
 }

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`config`] | operators and the controller: networks, pools, hosts |
 //! | [`book`] | operators and the controller: reservations and attachments |
+//! | [`history`] | operators and the controller: who had which address when |
 //! | [`host`] | agents and the controller: sessions, claims, asks, what lives on a host, the watch |
 //! | [`restore`] | operators and the controller: restores, and whom they wait for |
 //! | [`socket`] | the CNI plugin and its host's agent, over a unix socket |
@@ -20,6 +21,7 @@ pub mod client;
 pub mod config;
 mod error;
 mod fields;
+pub mod history;
 pub mod host;
 mod limits;
 mod living;
@@ -27,9 +29,11 @@ pub mod paths;
 pub mod restore;
 pub mod socket;
 mod span;
+mod wall;
 
 pub use error::{ApiError, ErrorCode};
 pub use span::{After, FleetTime, Retention, Span, SpanError};
+pub use wall::{WallTime, WallTimeError};
 
 use serde::{Deserialize, Serialize};
 

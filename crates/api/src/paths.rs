@@ -20,6 +20,8 @@ pub const HOSTS: &str = "/v1/hosts";
 pub const RESERVATIONS: &str = "/v1/reservations";
 /// GET: attachments, page by page, `Listing<Attachment>`; the query says which.
 pub const ATTACHMENTS: &str = "/v1/attachments";
+/// GET: who had which address when, `History`; the query is a `HistoryQuery`.
+pub const HISTORY: &str = "/v1/history";
 
 /// GET: whether a backup can be restored, is being, or was, and which hosts are waited for, `RestoreStatus`. POST: a
 /// backup, which is restored; lines of `RestoreLine`. DELETE: a restore that broke off is discarded, as lines.

@@ -3,6 +3,7 @@
 
 use limpet_api::book::{Attachment, Released, Reservation, ReservationSpec, Swept};
 use limpet_api::config::{HostSpec, HostStatus, Network, NetworkSpec, PoolSpec, PoolUse};
+use limpet_api::history::History;
 use limpet_api::host::{
     ClaimRequest, Heartbeat, ReassertRequest, Reasserted, Report, SessionRequest, WatchLine,
 };
@@ -44,6 +45,7 @@ fn every_example_is_of_the_type_that_it_names_and_has_no_field_besides() {
             "ClaimRequest" => written_again::<ClaimRequest>(text),
             "GcRequest" => written_again::<GcRequest>(text),
             "Heartbeat" => written_again::<Heartbeat>(text),
+            "History" => written_again::<History>(text),
             "HostSpec" => written_again::<HostSpec>(text),
             "HostStatus" => written_again::<Versioned<HostStatus>>(text),
             "Listing" => written_again::<Listing<Value>>(text),

@@ -341,6 +341,7 @@ impl Claimant<'_> {
             runtime: self.wanted.runtime.clone(),
             netns: self.wanted.netns.as_str().into(),
             created: self.state.now(),
+            created_wall: Some(self.state.wall()),
         };
         let owner = chosen.sticky.then(|| Owner {
             namespace: attachment.namespace.clone(),
@@ -420,5 +421,6 @@ fn reserved_for(state: &State, attachment: &Attachment, host: &HostName) -> Rese
         attachment: None,
         last_host: Some(host.clone()),
         detached_at: None,
+        created: Some(state.now()),
     }
 }

@@ -7,7 +7,7 @@ use limpet_api::{ApiError, ErrorCode, Span};
 use limpet_net_types::{HostName, Uid};
 
 use super::claim::session;
-use super::{Outcome, Patience};
+use super::{Outcome, Patience, tenure};
 use crate::draft::{Decision, Draft, refuse};
 use crate::keys::Subject;
 use crate::records::Slot;
@@ -116,8 +116,8 @@ pub(crate) struct Ending {
     pub(crate) by: EndedBy,
 }
 
-#[expect(unused_variables, reason = "the history of addresses will say why and by whom")]
-/// Writes the end of an attachment: its addresses go back to the reservation, or cool.
+/// Writes the end of an attachment: its addresses go back to the reservation, or cool, and
+/// history is told.
 pub(crate) fn end_attachment(
     state: &State,
     draft: &mut Draft,
@@ -128,6 +128,7 @@ pub(crate) fn end_attachment(
     let subject = Subject::Attachment(key.clone());
     draft.rely(&subject, state.attachment(key));
     draft.delete(&subject);
+    tenure::record(state, draft, attachment, ending);
     let mut reserved = false;
     for held in &attachment.addresses {
         let subject = Subject::Address(key.network.clone(), held.address);

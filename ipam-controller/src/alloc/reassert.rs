@@ -268,6 +268,7 @@ impl<'a> Claimant<'a> {
             attachment: None,
             last_host: None,
             detached_at: None,
+            created: Some(state.now()),
         });
         let reservation = Reservation {
             addresses: attachment.addresses.clone(),

@@ -56,6 +56,7 @@ pub(crate) fn create(
             attachment: None,
             last_host: None,
             detached_at: None,
+            created: Some(state.now()),
         };
         let reservation = write(state, draft, key, reservation);
         Ok(Entry { record: reservation, revision: Revision::OWN })

@@ -14,9 +14,9 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use limpet_api::{ApiError, ErrorCode, FleetTime, Span};
+use limpet_api::{ApiError, ErrorCode, FleetTime, Span, WallTime};
 use limpet_net_types::{Token, Uid};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{self, Instant, MissedTickBehavior};
@@ -228,6 +228,7 @@ impl Keeper {
     /// Decides each on top of those before it; those that meet one of them are left for the next
     /// batch. On an error the state is not to be used any more, and nobody is left out of `waiting`.
     fn decide(&mut self, waiting: &mut Vec<Box<dyn Pending>>) -> Result<Round, BadRecord> {
+        self.state.set_wall(wall_time());
         let base = self.state.revision();
         let mut footprint = Footprint::default();
         let mut effects: Option<Effects> = None;
@@ -403,6 +404,15 @@ fn is_as_decided(base: Revision, members: &[Member], outcomes: &[Outcome]) -> bo
         Outcome::Committed(revision) => *revision <= newest,
         Outcome::Conflict(_) => false,
     })
+}
+
+/// What this machine's clock says.
+fn wall_time() -> WallTime {
+    let seconds = match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
+        Err(before) => i64::try_from(before.duration().as_secs()).map_or(i64::MIN, |past| -past),
+    };
+    WallTime::from_seconds(seconds)
 }
 
 /// Decides that fleet time goes on by `elapsed`.

@@ -109,7 +109,7 @@ pub(crate) fn router(app: App) -> Router {
 }
 
 fn operator_routes() -> Router<App> {
-    use operators::{attachments, hosts, networks, pools, reservations};
+    use operators::{attachments, history, hosts, networks, pools, reservations};
     Router::new()
         .route(paths::NETWORKS, get(networks::list))
         .route(
@@ -130,6 +130,7 @@ fn operator_routes() -> Router<App> {
             get(hosts::show).put(hosts::create).patch(hosts::change).delete(hosts::delete),
         )
         .route(route::HOST_ATTACHMENTS, delete(hosts::sweep))
+        .route(paths::HISTORY, get(history::list))
         .route(paths::RESERVATIONS, get(reservations::list))
         .route(
             route::RESERVATION,

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use limpet_api::WallTime;
 use limpet_net_types::Token;
 
 use super::{BadRecord, Effects, Rows, State, entry};
 use crate::keys::Subject;
 use crate::store::{Revision, Versioned};
+use crate::tenures::Tenures;
 
 /// A state in the making.
 ///
@@ -42,6 +44,8 @@ impl Loader {
             heard: BTreeMap::new(),
             silent: BTreeMap::new(),
             asks: BTreeMap::new(),
+            tenures: Tenures::default(),
+            wall: WallTime::default(),
             ranges: BTreeMap::new(),
             owned: BTreeMap::new(),
             pointers: BTreeMap::new(),

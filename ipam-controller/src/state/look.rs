@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Bound;
 
-use limpet_api::FleetTime;
 use limpet_api::book::{Attachment, AttachmentKey, Reservation};
 use limpet_api::config::{Host, Network, Pool};
 use limpet_api::host::Ask;
 use limpet_api::restore::{Restored, Restoring};
+use limpet_api::{FleetTime, WallTime};
 use limpet_net_types::{HostName, Mac, NetworkName, PoolName, Range, Token, Uid};
 
 use super::rows::Named;
@@ -16,6 +16,7 @@ use super::{BlockEntry, Entry, PoolEntry, State, reservation_key};
 use crate::keys::ReservationKey;
 use crate::records::{Alive, Heard, Owner, Silent, Slot, v4_of_mac};
 use crate::store::Revision;
+use crate::tenures::Tenures;
 
 impl State {
     /// The newest revision that is in it.
@@ -36,6 +37,17 @@ impl State {
     /// Fleet time.
     pub(crate) fn now(&self) -> FleetTime {
         self.clock.as_ref().map_or(FleetTime(0), |clock| clock.record)
+    }
+
+    /// What the wall clock of this controller says: to be written down for people, and for no
+    /// decision to depend on.
+    pub(crate) fn wall(&self) -> WallTime {
+        self.wall
+    }
+
+    /// Which records of history there are.
+    pub(crate) fn tenures(&self) -> &Tenures {
+        &self.tenures
     }
 
     /// The revision of the last change of networks, pools or hosts.

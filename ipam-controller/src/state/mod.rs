@@ -16,11 +16,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use limpet_api::FleetTime;
 use limpet_api::book::{Attachment, AttachmentKey, Reservation};
 use limpet_api::config::{Host, Network, Pool};
 use limpet_api::host::{Ask, Block};
 use limpet_api::restore::{Restored, Restoring};
+use limpet_api::{FleetTime, WallTime};
 use limpet_net_types::{
     Family, HostName, Mac, Namespace, NetworkName, PoolName, Prefix, Token, Uid, WorkloadName,
     address_at, address_bits,
@@ -39,6 +39,7 @@ use self::slots::Slots;
 pub(crate) use self::load::Loader;
 pub(crate) use self::rows::{Named, Place};
 pub(crate) use self::undo::Undo;
+use crate::tenures::{Tenures, Traits};
 
 /// A record and the revision that wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,6 +151,8 @@ pub(crate) struct State {
     heard: BTreeMap<HostName, Entry<Heard>>,
     silent: BTreeMap<HostName, Entry<Silent>>,
     asks: BTreeMap<(HostName, Uid), Entry<Ask>>,
+    tenures: Tenures,
+    wall: WallTime,
     /// The pools of a network by their first addresses; they have none in common.
     ranges: BTreeMap<NetworkName, BTreeMap<IpAddr, PoolName>>,
     /// The first addresses of the blocks that a host has in a pool.
@@ -191,6 +194,12 @@ impl State {
         self.settle_strays(&mut effects);
         self.revision = revision;
         Ok(effects)
+    }
+
+    /// Says what the wall clock of this controller says. It is no record, and the one thing here
+    /// that the store does not know.
+    pub(crate) fn set_wall(&mut self, wall: WallTime) {
+        self.wall = wall;
     }
 
     fn put(
@@ -239,6 +248,11 @@ impl State {
             Subject::Ask(host, uid) => {
                 self.asks.insert((host.clone(), *uid), entry(&key(), value, revision)?);
             }
+            Subject::Tenure(tenure) => {
+                let traits: Traits<'_> = serde_json::from_slice(value)
+                    .map_err(|source| BadRecord::Value { key: key(), source })?;
+                self.tenures.insert(*tenure, &traits);
+            }
         }
         Ok(())
     }
@@ -262,6 +276,7 @@ impl State {
             Subject::Heard(host) => drop(self.heard.remove(host)),
             Subject::Silent(host) => drop(self.silent.remove(host)),
             Subject::Ask(host, uid) => drop(self.asks.remove(&(host.clone(), *uid))),
+            Subject::Tenure(tenure) => self.tenures.remove(*tenure),
         }
     }
 }

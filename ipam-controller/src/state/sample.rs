@@ -126,6 +126,7 @@ impl Sample {
     fn check(&self) {
         let mut loaded = loaded(self.state.revision(), &self.entries);
         loaded.pointers.clone_from(&self.state.pointers);
+        loaded.wall = self.state.wall;
         assert_eq!(loaded, self.state, "loaded is applied");
     }
 

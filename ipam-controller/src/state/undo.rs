@@ -9,12 +9,15 @@ use serde::Serialize;
 use super::{Effects, Entry, State};
 use crate::keys::Subject;
 use crate::store::{Key, Revision, Versioned, Write};
+use crate::tenures::Mark;
 
 /// What a transaction is about to change, as it was; from [`State::before`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Undo {
     revision: Revision,
     records: Vec<(Subject, Option<Versioned>)>,
+    /// Of history only this is kept in memory.
+    tenures: Vec<Mark>,
 }
 
 impl State {
@@ -22,11 +25,15 @@ impl State {
     pub(crate) fn before(&self, writes: &BTreeMap<Key, Write>) -> Undo {
         // A key that nobody knows changes nothing: it cannot be applied.
         let subjects = writes.keys().filter_map(|key| Subject::parse(key).ok());
+        let mut tenures = Vec::new();
         let records = subjects.map(|subject| {
+            if let Subject::Tenure(tenure) = &subject {
+                tenures.extend(self.tenures.get(*tenure));
+            }
             let stored = self.stored(&subject);
             (subject, stored)
         });
-        Undo { revision: self.revision, records: records.collect() }
+        Undo { revision: self.revision, records: records.collect(), tenures }
     }
 
     /// Takes a transaction back that was applied after `undo` was taken. Of several the last one
@@ -45,6 +52,7 @@ impl State {
                 None => self.delete(&subject, &mut effects),
             }
         }
+        undo.tenures.into_iter().for_each(|tenure| self.tenures.put(tenure));
         self.settle_strays(&mut effects);
         self.revision = undo.revision;
     }
@@ -54,7 +62,7 @@ impl State {
         match subject {
             // It never changes, and so has no revision that anybody could rely on.
             Subject::StoreId => Some(versioned(&self.store, Revision::default())),
-            Subject::Mark => None,
+            Subject::Mark | Subject::Tenure(_) => None,
             Subject::Restoring => encoded(self.restoring.as_ref()),
             Subject::Restored => encoded(self.restored.as_ref()),
             Subject::Clock => encoded(self.clock.as_ref()),

@@ -409,6 +409,7 @@ fn attachment(key: &AttachmentKey, request: &ClaimRequest, n: usize) -> Attachme
         runtime: request.wanted.runtime.clone(),
         netns: request.wanted.netns.as_str().into(),
         created: FleetTime(0),
+        created_wall: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Edge: what operators ask: networks, pools, hosts, reservations, attachments.
 
 pub(super) mod attachments;
+pub(super) mod history;
 pub(super) mod hosts;
 pub(super) mod networks;
 pub(super) mod pools;
