@@ -13,7 +13,7 @@
 //! | [`reclaim`] | pure | what is to be cleared away |
 //! | [`reclaimer`] | edge | clears it away |
 //! | [`book`] | edge | the one task that decides |
-//! | [`store`] | edge | where it is kept |
+//! | [`store`], [`opening`] | edge | where it is kept |
 //! | [`http`] | edge | the API |
 
 mod alloc;
@@ -27,6 +27,7 @@ mod keys;
 mod leases;
 mod listener;
 mod listing;
+mod opening;
 mod random;
 mod reclaim;
 mod reclaimer;
@@ -41,7 +42,7 @@ mod watch;
 
 use std::fs;
 use std::io::{self, IsTerminal, Write};
-use std::net::SocketAddr;
+use std::net::{self, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -62,7 +63,7 @@ use crate::book::Book;
 use crate::config::{Config, Flags};
 use crate::http::App;
 use crate::leases::Leases;
-use crate::store::{Embedded, Store};
+use crate::store::Store;
 
 /// How long what goes on without a caller may take once the controller stops.
 const GRACE: Duration = Duration::from_secs(5);
@@ -91,20 +92,40 @@ fn start(config: &Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    let store: Arc<dyn Store> = Arc::new(Embedded::open(&config.store)?);
-    let ran = runtime.block_on(run(config, Arc::clone(&store)));
+    let listening = || format!("listening on {}", config.listen);
+    let listener = net::TcpListener::bind(config.listen).with_context(listening)?;
+    listener.set_nonblocking(true).with_context(listening)?;
+    let Some(store) = runtime.block_on(open(config, &listener))? else {
+        info!("stopped before the store was there");
+        return Ok(());
+    };
+    let ran = runtime.block_on(run(config, listener, Arc::clone(&store)));
     runtime.block_on(store.close());
     info!("stopped");
     ran
 }
 
-async fn run(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<()> {
-    let path = config.store.path.display();
+/// Opens the store; none if the controller is to stop before it is there.
+async fn open(
+    config: &Config,
+    listener: &net::TcpListener,
+) -> anyhow::Result<Option<Arc<dyn Store>>> {
+    // Both may be dropped: a store that was made by then is found the next time.
+    tokio::select! {
+        stopped = stop_signal() => stopped.map(|()| None),
+        opened = opening::open(&config.store, listener) => opened.map(Some),
+    }
+}
+
+async fn run(
+    config: &Config,
+    listener: net::TcpListener,
+    store: Arc<dyn Store>,
+) -> anyhow::Result<()> {
+    let place = &config.store;
     let (book, keeper) =
-        book::open(Arc::clone(&store)).await.with_context(|| format!("reading store {path}"))?;
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("listening on {}", config.listen))?;
+        book::open(Arc::clone(&store)).await.with_context(|| format!("reading store {place}"))?;
+    let listener = TcpListener::from_std(listener).context("listening")?;
     let address = listener.local_addr().context("asking for the bound address")?;
 
     let (stop_serving, stop_deciding) = (CancellationToken::new(), CancellationToken::new());
@@ -122,7 +143,7 @@ async fn run(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<()> {
     let mut serving = tokio::spawn(http::serve(listener, router, stop_serving.clone()));
 
     warn!("serving HTTP without TLS: whoever reaches {address} can change everything");
-    info!(%address, store = %path, "ready");
+    info!(%address, store = %place, "ready");
     tell_ready(config.ready_file.as_deref(), address)?;
     // All may be dropped: a task goes on, and a signal is not lost.
     let served = tokio::select! {

@@ -152,6 +152,7 @@ impl Keeper {
         self.sync = Sync::Good;
         match time::timeout(PATIENCE, self.mark()).await {
             Ok(Some(mark)) => self.catch_up(mark).await,
+            Ok(None) | Err(_) if self.sync == Sync::Lost => {}
             Ok(None) | Err(_) => self.sync = Sync::Doubtful,
         }
         if self.sync == Sync::Lost {
@@ -170,7 +171,13 @@ impl Keeper {
             .map(|outcomes| outcomes.into_iter().next())
         {
             Ok(Some(Outcome::Committed(revision))) => Some(revision),
-            Ok(Some(Outcome::Conflict(_)) | None) => None,
+            Ok(Some(Outcome::Conflict(key))) => {
+                // It relies on nothing but on the store's being the one that was read.
+                warn!(key, "the store was replaced by another one");
+                self.sync = Sync::Lost;
+                None
+            }
+            Ok(None) => None,
             Err(error) => {
                 let cause: &(dyn Error + 'static) = &error;
                 warn!(error = cause, "the store does not say what it has");

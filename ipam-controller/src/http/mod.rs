@@ -108,6 +108,15 @@ pub(crate) fn router(app: App) -> Router {
         .with_state(app)
 }
 
+/// Returns what is answered while the store is not open yet: the process lives, and that is all.
+pub(crate) fn unavailable() -> Router {
+    let refuse = async || {
+        let text = "the controller waits for its store: ask again, or another controller";
+        Failure(ApiError::new(ErrorCode::Unavailable, text))
+    };
+    Router::new().route(paths::HEALTH, get(healthy)).fallback(refuse)
+}
+
 fn operator_routes() -> Router<App> {
     use operators::{attachments, history, hosts, networks, pools, reservations};
     Router::new()

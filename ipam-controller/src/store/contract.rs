@@ -4,14 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, ready};
+use futures_util::future::{BoxFuture, LocalBoxFuture, ready};
 use proptest::prelude::*;
 use tokio::time::timeout;
 
+use super::etcd::server::Cluster;
 use super::faulty::{Fault, Faulty};
 use super::memory::Memory;
 use super::{
@@ -22,11 +24,32 @@ use super::{
 /// How many revisions the change log of a store under test keeps.
 const LOG: u64 = 20;
 
-/// Opens the same store as another controller would, or the same one after a restart.
-type Again = Box<dyn Fn() -> BoxFuture<'static, Arc<dyn Store>>>;
+/// How to have a store again; where it lies stays as long as that.
+struct Again {
+    open: Box<dyn Fn() -> BoxFuture<'static, Arc<dyn Store>>>,
+    etcd: Option<Arc<Cluster>>,
+}
 
-/// A fresh store, and how to have it again; where it lies stays as long as that.
+/// A fresh store, and how to have it again.
 type Fixture = (Arc<dyn Store>, Again);
+
+/// Makes fresh stores, one beside the other.
+type Maker = Box<dyn Fn() -> LocalBoxFuture<'static, Fixture>>;
+
+impl Again {
+    /// Opens the same store as another controller would, or the same one after a restart.
+    fn open(&self) -> BoxFuture<'static, Arc<dyn Store>> {
+        (self.open)()
+    }
+
+    /// Lets the change log keep no more than it should, where the store leaves that to others.
+    async fn compact(&self, newest: Revision) {
+        if let Some(cluster) = &self.etcd {
+            let at = i64::try_from(newest.0 - LOG).unwrap();
+            cluster.client().await.compact(at, None).await.unwrap();
+        }
+    }
+}
 
 fn put(key: &str, value: &str) -> (String, Write) {
     (key.to_owned(), Write::Put(Bytes::copy_from_slice(value.as_bytes())))
@@ -79,7 +102,7 @@ fn map<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
 async fn a_new_store_has_an_identity_and_nothing_else((store, _again): Fixture) {
     let snapshot = Snapshot::of(&*store, "").await.unwrap();
     assert_eq!(snapshot.entries.keys().collect::<Vec<_>>(), [crate::keys::STORE_ID]);
-    assert_eq!(snapshot.revision, Revision(1));
+    assert_eq!(snapshot.revision, snapshot.entries[crate::keys::STORE_ID].revision);
 }
 
 async fn a_read_gives_what_was_put_under_the_prefix_and_no_more((store, _again): Fixture) {
@@ -194,7 +217,7 @@ async fn ephemeral_keys_go_with_whoever_put_them((store, again): Fixture) {
     assert_eq!(contents(&*store, "e/").await.len(), 3);
     store.close().await;
 
-    let store = again().await;
+    let store = again.open().await;
     assert_eq!(contents(&*store, "").await.remove("a"), Some("1".to_owned()));
     assert_eq!(contents(&*store, "e/").await, map([("e/3", "stays")]));
     let told = store.watch(at).await.unwrap().next().await.unwrap();
@@ -207,7 +230,7 @@ async fn what_is_put_for_good_is_ephemeral_no_longer((store, again): Fixture) {
     committed(&*store, writes([put("a", "2"), delete("b"), ephemeral("c", "2")])).await;
     committed(&*store, writes([put("b", "3")])).await;
     store.close().await;
-    let store = again().await;
+    let store = again.open().await;
     assert_eq!(contents(&*store, "a").await, map([("a", "2")]));
     assert_eq!(contents(&*store, "b").await, map([("b", "3")]));
     assert_eq!(contents(&*store, "c").await, map([]));
@@ -265,19 +288,25 @@ async fn a_watch_reads_on_over_many_revisions((store, _again): Fixture) {
     }
 }
 
-async fn a_watch_from_before_the_log_says_where_the_log_starts((store, _again): Fixture) {
+async fn a_watch_from_before_the_log_says_where_the_log_starts((store, again): Fixture) {
     let start = Snapshot::of(&*store, "").await.unwrap().revision;
     let mut slow = store.watch(start).await.unwrap();
     for n in 0..LOG + 5 {
         committed(&*store, writes([put("a", &n.to_string())])).await;
     }
     let newest = Snapshot::of(&*store, "").await.unwrap().revision;
+    again.compact(newest).await;
 
     let Err(WatchError::Compacted { wanted, oldest }) = store.watch(start).await.map(drop) else {
         panic!("the log kept more than it may");
     };
     assert_eq!((wanted, oldest), (start, Revision(newest.0 - LOG)));
-    assert!(matches!(slow.next().await, Err(WatchError::Compacted { .. })));
+    match slow.next().await {
+        Err(WatchError::Compacted { .. }) => {}
+        // It was sent before.
+        Ok(event) => assert_eq!(event.revision, start.next()),
+        other => panic!("{other:?}"),
+    }
     assert_eq!(store.watch(oldest).await.unwrap().next().await.unwrap().revision, oldest.next());
 }
 
@@ -400,31 +429,72 @@ fn any_batch() -> impl Strategy<Value = Vec<Txn>> {
     })
 }
 
+/// What the model's revisions are in a store: it begins later, where others had it before.
+struct Revisions(Vec<Revision>);
+
+impl Revisions {
+    /// The store's revision for the model's; one that is still to come, if the model has not had it.
+    fn of(&self, model: Revision) -> Revision {
+        let at = usize::try_from(model.0).unwrap();
+        let known = at.checked_sub(1).and_then(|at| self.0.get(at));
+        known.copied().unwrap_or(Revision(self.0.last().unwrap().0 + 1000 + model.0))
+    }
+
+    fn txn(&self, txn: &Txn) -> Txn {
+        let seen = |seen: &Seen| match seen {
+            Seen::Absent => Seen::Absent,
+            Seen::At(revision) => Seen::At(self.of(*revision)),
+        };
+        let compares = txn.compares.iter().map(|(key, found)| (key.clone(), seen(found)));
+        Txn { compares: compares.collect(), ..txn.clone() }
+    }
+
+    fn outcome(&self, outcome: Outcome) -> Outcome {
+        match outcome {
+            Outcome::Committed(revision) => Outcome::Committed(self.of(revision)),
+            conflict @ Outcome::Conflict(_) => conflict,
+        }
+    }
+}
+
 /// Any store does with any batches what the model in memory does.
 async fn agrees_with_the_model_on((store, _again): Fixture, batches: Vec<Vec<Txn>>) {
     let model = Memory::new(LOG);
     let mut replica = Snapshot::of(&*store, "").await.unwrap();
+    let mut revisions = Revisions(vec![replica.revision]);
     let mut watch = store.watch(replica.revision).await.unwrap();
     for batch in batches {
-        let outcomes = store.commit(batch.clone()).await.unwrap();
-        assert_eq!(outcomes, model.commit(batch).await.unwrap());
+        let translated = batch.iter().map(|txn| revisions.txn(txn)).collect();
+        let outcomes = store.commit(translated).await.unwrap();
+        let expected = model.commit(batch).await.unwrap();
         let found = Snapshot::of(&*store, "").await.unwrap();
+        let mut modelled = Snapshot::of(&model, "").await.unwrap();
+        if modelled.revision.0 > u64::try_from(revisions.0.len()).unwrap() {
+            revisions.0.push(found.revision);
+        }
+        let expected: Vec<_> =
+            expected.into_iter().map(|outcome| revisions.outcome(outcome)).collect();
+        assert_eq!(outcomes, expected);
         while replica.revision < found.revision {
             replay(&mut replica, watch.next().await.unwrap());
         }
         let identity = crate::keys::STORE_ID;
         assert_eq!(replica, found, "the watch tells everything");
-        let mut expected = Snapshot::of(&model, "").await.unwrap();
-        expected.entries.insert(identity.to_owned(), found.entries[identity].clone());
-        assert_eq!(found, expected);
+        modelled.revision = revisions.of(modelled.revision);
+        for entry in modelled.entries.values_mut() {
+            entry.revision = revisions.of(entry.revision);
+        }
+        modelled.entries.insert(identity.to_owned(), found.entries[identity].clone());
+        assert_eq!(found, modelled);
     }
 }
 
-fn run_against_the_model(fixture: fn() -> Fixture) {
+fn run_against_the_model(maker: fn() -> Maker) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let make = maker();
     let batches = prop::collection::vec(any_batch(), 0..6);
     proptest!(ProptestConfig::with_cases(64), |(batches in batches)| {
-        runtime.block_on(agrees_with_the_model_on(fixture(), batches));
+        runtime.block_on(async { agrees_with_the_model_on(make().await, batches).await });
     });
 }
 
@@ -435,7 +505,8 @@ macro_rules! contract {
             $(
                 #[tokio::test]
                 async fn $test() {
-                    super::$test($fixture()).await;
+                    let make: super::Maker = $fixture();
+                    super::$test(make().await).await;
                 }
             )*
 
@@ -478,31 +549,60 @@ macro_rules! contracts {
     };
 }
 
-fn in_memory() -> Fixture {
-    let memory = Memory::new(LOG);
-    let other = memory.clone();
-    let again = move || {
-        let store: Arc<dyn Store> = Arc::new(other.another());
-        ready(store).boxed()
-    };
-    (Arc::new(memory), Box::new(again))
+fn in_memory() -> Maker {
+    Box::new(|| {
+        let memory = Memory::new(LOG);
+        let other = memory.clone();
+        let open = move || {
+            let store: Arc<dyn Store> = Arc::new(other.another());
+            ready(store).boxed()
+        };
+        let store: Arc<dyn Store> = Arc::new(memory);
+        ready((store, Again { open: Box::new(open), etcd: None })).boxed_local()
+    })
 }
 
-fn in_a_file() -> Fixture {
-    let dir = tempfile::tempdir().unwrap();
-    let open = move || {
-        let options = super::Options {
-            path: dir.path().join("store.redb"),
-            cache_bytes: 1 << 20,
-            log_revisions: LOG,
+fn in_a_file() -> Maker {
+    Box::new(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let open = move || {
+            let options = super::Options {
+                path: dir.path().join("store.redb"),
+                cache_bytes: 1 << 20,
+                log_revisions: LOG,
+            };
+            let store: Arc<dyn Store> = Arc::new(super::Embedded::open(&options).unwrap());
+            store
         };
-        let store: Arc<dyn Store> = Arc::new(super::Embedded::open(&options).unwrap());
-        store
-    };
-    (open(), Box::new(move || ready(open()).boxed()))
+        let store = open();
+        let open = move || ready(open()).boxed();
+        ready((store, Again { open: Box::new(open), etcd: None })).boxed_local()
+    })
+}
+
+/// Each has a prefix of its own.
+fn in_etcd() -> Maker {
+    let cluster = Arc::new(Cluster::start(1));
+    let count = AtomicUsize::new(0);
+    Box::new(move || {
+        let prefix = format!("/store-{}", count.fetch_add(1, Ordering::Relaxed));
+        let etcd = Some(Arc::clone(&cluster));
+        let cluster = Arc::clone(&cluster);
+        let open: Box<dyn Fn() -> BoxFuture<'static, Arc<dyn Store>>> = Box::new(move || {
+            let (cluster, prefix) = (Arc::clone(&cluster), prefix.clone());
+            async move {
+                let store: Arc<dyn Store> = Arc::new(cluster.store(&prefix).await);
+                store
+            }
+            .boxed()
+        });
+        let again = Again { open, etcd };
+        async move { (again.open().await, again) }.boxed_local()
+    })
 }
 
 contracts! {
     memory: super::in_memory,
     embedded: super::in_a_file,
+    etcd: super::in_etcd,
 }

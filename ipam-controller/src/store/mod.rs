@@ -6,6 +6,7 @@
 //! to [`crate::keys`] and [`crate::state`].
 
 mod embedded;
+mod etcd;
 mod log;
 
 #[cfg(test)]
@@ -16,6 +17,7 @@ pub(crate) mod faulty;
 pub(crate) mod memory;
 
 pub(crate) use embedded::{Embedded, Options};
+pub(crate) use etcd::{Endpoint, Etcd, Options as EtcdOptions, Prefix as EtcdPrefix};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -280,6 +282,9 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// No two members may meet, which [`Footprint`] finds out; such a batch is refused. Each
     /// member is done whole or not at all, and a conflict of one does not stop the others. The
     /// outcomes are in the members' order, and their revisions never fall.
+    ///
+    /// In a store that was replaced by another one, every member conflicts on the store's
+    /// identity, also those that rely on nothing, until all of it is read again.
     fn commit(&self, batch: Vec<Txn>) -> BoxFuture<'_, Result<Vec<Outcome>, CommitError>>;
 
     /// Watches every change after revision `after`.
