@@ -250,4 +250,38 @@ mod tests {
         let error = end_by_operator(shared, Params(path), Query(how)).await.unwrap_err();
         assert_eq!(error.0.code, ErrorCode::HostAlive);
     }
+    async fn beat(app: &App, host: &str, session: Token) {
+        let body = Body(limpet_api::host::Heartbeat { session });
+        crate::http::hosts::heartbeat(Shared(app.clone()), Params(name(host)), body).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_on_a_host_that_nobody_hears_moves_once_that_has_lasted() {
+        let (app, _, [a, b, c]) = attached().await;
+        let listening =
+            crate::listener::run(app.book.clone(), Arc::clone(&app.leases), app.stop.clone());
+        tokio::spawn(listening);
+        let began = Instant::now();
+        let mut refused = Vec::new();
+        loop {
+            beat(&app, "b", b).await;
+            beat(&app, "c", c).await;
+            match claiming(&app, "b", b).await.unwrap() {
+                Ok(()) => break,
+                Err(error) => refused.push(error),
+            }
+            assert!(began.elapsed() < Duration::from_secs(300), "{refused:?}");
+            time::sleep(Duration::from_secs(4)).await;
+        }
+        // Two leases until the silence is written down; fleet time goes by tens of seconds.
+        assert!(began.elapsed() >= Duration::from_secs(15 + 15 + 50), "{:?}", began.elapsed());
+        assert!(refused.iter().all(|error| error.code == ErrorCode::ReservationHeld));
+        assert!(refused.last().unwrap().message.contains("can be taken over in"), "{refused:?}");
+        let left = |state: &State| state.attachments_of(&name("a")).count();
+        assert_eq!(app.book.read(left).await.unwrap(), 0);
+        let silent = |state: &State| state.silences().count();
+        assert_eq!(app.book.read(silent).await.unwrap(), 1);
+        beat(&app, "a", a).await;
+        assert_eq!(app.book.read(silent).await.unwrap(), 0);
+    }
 }
