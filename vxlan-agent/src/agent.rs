@@ -62,6 +62,8 @@ pub(crate) struct Agent {
     pub(crate) rejoin: Notify,
     /// There are asks, endings or the dead to see to.
     pub(crate) tend: Notify,
+    /// Held while they are seen to, so that nobody sees to one of them twice at once.
+    pub(crate) tending: tokio::sync::Mutex<()>,
     /// The controller waits for a report.
     pub(crate) report: Notify,
     /// How the last pass went.
@@ -145,6 +147,7 @@ impl Agent {
             look_soon: Notify::new(),
             rejoin: Notify::new(),
             tend: Notify::new(),
+            tending: tokio::sync::Mutex::default(),
             report: Notify::new(),
             passes: watch::Sender::new(Pass::default()),
             joins: watch::Sender::new(0),

@@ -77,6 +77,12 @@ pub(crate) async fn attach(
 }
 
 impl State {
+    /// Whether an incarnation was severed and the store is known to be rid of it.
+    fn has_lost(&self, uid: Uid) -> bool {
+        let settled = !self.view.has(uid) && !self.endings.contains_key(&uid);
+        settled && self.severed.contains_key(&uid)
+    }
+
     /// Takes in a claim that was granted. If its plugin has gone meanwhile no interface will come of it.
     fn take_claim(&mut self, claimed: Claimed) -> Result<(Attach, Record), ApiError> {
         let (uid, key) = (claimed.attachment.uid, Key::of(&claimed.attachment));
@@ -346,6 +352,10 @@ pub(crate) async fn detach(agent: &Agent, key: &Key, uid: Option<Uid>) -> Detach
         }
         known
     };
+    if let Some(uid) = known.filter(|uid| agent.state().has_lost(*uid)) {
+        agent.forget(uid);
+        return Detached::Ended;
+    }
     match known {
         Some(uid) => {
             if end_or_list(agent, key, uid).await {

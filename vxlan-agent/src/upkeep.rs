@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use limpet_api::book::{AttachmentKey, EndReason};
+use limpet_api::book::{Attachment, AttachmentKey, EndReason};
 use limpet_api::client::{Call, ClientError, Method};
 use limpet_api::host::{Ask, EndRequest, Ended, PresentRequest};
 use limpet_api::{ErrorCode, paths};
@@ -117,6 +117,7 @@ async fn tend(
     veths: &Veths,
     (judging, looking): (bool, bool),
 ) -> Result<bool, VethError> {
+    let _one_at_a_time = agent.tending.lock().await;
     let looked = !looking || look_and_say(agent, veths).await;
     let asks: Vec<Ask> = agent
         .state()
@@ -134,7 +135,10 @@ async fn tend(
     if !asks.is_empty() || judging {
         let sight = sight(agent, veths.living()).await?;
         if judging {
-            judge(agent, &sight);
+            let gone = judge(agent, &sight);
+            if !gone.is_empty() {
+                list(agent, gone, &veths.living().await?);
+            }
         }
         if !answer_all(agent, &sight, &asks).await {
             return Ok(false);
@@ -215,19 +219,21 @@ fn is_for_all(error: &ClientError) -> bool {
     }
 }
 
-/// Lists for their end the attachments that are gone.
-fn judge(agent: &Agent, sight: &Sight) {
+/// Returns the attachments that are gone, and why.
+fn judge(agent: &Agent, sight: &Sight) -> Vec<(Key, Uid, EndReason)> {
     let mut state = agent.state();
     let boot = agent.identity.boot;
     let is_there = |uid| sight.is_there(uid);
     let evidence = Evidence { boot, is_there: &is_there, netns_exists: &netns_exists };
-    let mut gone = gone(state.view.attachments(), &evidence);
+    let gone = gone(state.view.attachments(), &evidence);
     // A DEL came when nothing was known of them yet.
     let told = state
         .view
         .attachments()
         .filter(|(key, attachment)| state.forgotten.contains(*key) && !is_there(attachment.uid));
-    gone.now.extend(told.map(|(key, attachment)| (key.clone(), attachment.uid)));
+    let detached =
+        |(key, attachment): (&Key, &Attachment)| (key.clone(), attachment.uid, EndReason::Detached);
+    let told: Vec<_> = told.map(detached).collect();
     state.forgotten.clear();
     if gone.doubtful > 0 {
         warn!(
@@ -235,12 +241,27 @@ fn judge(agent: &Agent, sight: &Sight) {
             "more than half of this host's attachments seem gone: ending half of them now"
         );
     }
-    for (key, uid) in gone.now {
-        info!(%uid, container = %key.container, network = %key.network, "attachment is gone");
+    let by_sight = gone.now.into_iter().map(|(key, uid)| {
         let made = state.view.attachment(&key).map(|attachment| attachment.boot);
         let earlier = made.is_some_and(|made| made != boot);
         let reason = if earlier { EndReason::Superseded } else { EndReason::Gone };
-        state.reasons.insert(uid, reason);
+        (key, uid, reason)
+    });
+    by_sight.chain(told).collect()
+}
+
+/// Lists for their end those that are gone at a second look, too.
+fn list(agent: &Agent, gone: Vec<(Key, Uid, EndReason)>, living: &BTreeSet<Uid>) {
+    let mut state = agent.state();
+    for (key, uid, reason) in gone {
+        if living.contains(&uid) || state.flights.has(uid) {
+            continue;
+        }
+        let Key { network, container, .. } = &key;
+        info!(%uid, %container, %network, reason = reason.as_str(), "attachment is gone");
+        if reason != EndReason::Detached {
+            state.reasons.insert(uid, reason);
+        }
         state.endings.insert(uid, key);
     }
 }
@@ -299,8 +320,12 @@ pub(crate) async fn end(agent: &Agent, key: &Key, uid: Uid) -> Result<(), Client
         Some(revision) => state.view.ended(uid, revision),
         None => state.view.unknown(uid),
     }
+    // Of what was severed it is told who it was for as long as its interface is there.
+    let severed = state.severed.contains_key(&uid);
     drop(state);
-    agent.forget(uid);
+    if !severed {
+        agent.forget(uid);
+    }
     Ok(())
 }
 
@@ -385,7 +410,10 @@ mod tests {
         let sight = sight(&agent, living).await.unwrap();
         let there: Vec<u128> = (1..=5).filter(|n| sight.is_there(uid(*n))).collect();
         assert_eq!(there, [1, 2, 4, 5]);
-        judge(&agent, &sight);
+        let gone = judge(&agent, &sight);
+        list(&agent, gone.clone(), &[uid(3)].into());
+        assert!(agent.state().endings.is_empty(), "at a second look it is there");
+        list(&agent, gone, &BTreeSet::new());
         assert_eq!(agent.state().endings.keys().map(|uid| uid.bits()).collect::<Vec<_>>(), [3]);
     }
 }

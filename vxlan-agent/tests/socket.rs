@@ -7,7 +7,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use limpet_api::ErrorCode;
-use limpet_api::book::AttachmentRef;
+use limpet_api::book::{AttachmentRef, EndReason};
 use limpet_api::client::{Call, ClientError, Method};
 use limpet_api::host::{Ask, Changes, OwnChange, Wanted};
 use limpet_api::socket::{
@@ -94,6 +94,7 @@ async fn an_add_is_passed_on_with_session_and_uid_and_answered_with_all_that_is_
         agent.call(&delete(&format!("{ETH0}?uid={}", claim.uid))).await.unwrap();
     assert_eq!(detached, Detached::Ended);
     assert_eq!(fake.book().ended, [claim.uid]);
+    assert_eq!(fake.book().reasons, [EndReason::Detached]);
     assert_eq!(code(&agent.get::<Attach>(ETH0).await.unwrap_err()), ErrorCode::AttachmentNotFound);
     wait_until("the dead are buried", || !on.sh("ip link").contains(&ifname(1)));
     assert_eq!(agent.call::<Detached>(&delete(ETH0)).await.unwrap(), Detached::Ended);
@@ -204,6 +205,7 @@ async fn what_an_earlier_boot_made_is_ended_when_the_host_joins() {
     wait_until("both are ended", || fake.book().ended.len() == 2);
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(fake.book().ended, [Token::from_bits(41), Token::from_bits(42)]);
+    assert_eq!(fake.book().reasons, [EndReason::Superseded; 2]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -260,6 +262,7 @@ async fn collection_spares_what_is_there_what_is_others_and_what_is_being_made()
     let answer: GcAnswer = agent.call(&call).await.unwrap();
     assert_eq!(answer, GcAnswer { ended: vec![of(1)], present: vec![of(2), of(3), of(4)] });
     assert_eq!(fake.book().ended, [Token::from_bits(41)]);
+    assert_eq!(fake.book().reasons, [EndReason::Gone]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -135,3 +135,46 @@ fn a_watch_never_goes_back() {
     let restored = WatchLine { store: Token::from_bits(2), revision: 1, event: snapshot(vec![]) };
     assert_eq!(view.apply(restored), Ok(News::OfAll));
 }
+
+#[test]
+fn what_the_watch_alone_takes_away_is_to_be_looked_for() {
+    let (one, two) = (fixture::attachment(1, 7), fixture::attachment(2, 8));
+    let lost = |view: &View| view.lost().iter().map(|uid| uid.bits()).collect::<Vec<_>>();
+    let gone = |attachment: &Attachment| {
+        let Key { network, container, ifname } = Key::of(attachment);
+        own(OwnChange::AttachmentGone { network, container, ifname, uid: attachment.uid })
+    };
+    let mut view = View::default();
+    view.apply(line(5, snapshot(vec![one.clone(), two.clone()]))).unwrap();
+    view.apply(line(6, gone(&one))).unwrap();
+    assert_eq!(lost(&view), [7]);
+    // Its end was this host's own: the answer comes after the watch's word, or before it.
+    view.ended(one.uid, 6);
+    assert_eq!(lost(&view), [0_u128; 0]);
+    view.ended(two.uid, 7);
+    view.apply(line(7, gone(&two))).unwrap();
+    assert_eq!(lost(&view), [0_u128; 0]);
+
+    view.apply(line(8, snapshot(vec![one.clone(), two.clone()]))).unwrap();
+    view.apply(line(9, snapshot(vec![two.clone()]))).unwrap();
+    assert_eq!(lost(&view), [7], "taken over while nobody watched");
+    view.looked_for(&[one.uid].into());
+    assert_eq!(lost(&view), [0_u128; 0]);
+}
+
+#[test]
+fn another_store_is_told_of_everything_and_the_first_one_only_if_it_asks() {
+    let asks =
+        || WatchEvent::Snapshot(Box::new(Snapshot { reassert: true, ..Snapshot::default() }));
+    let mut view = View::default();
+    view.apply(line(5, snapshot(vec![]))).unwrap();
+    assert!(!view.reassert);
+    view.apply(line(6, asks())).unwrap();
+    assert!(view.reassert);
+    view.apply(line(7, snapshot(vec![]))).unwrap();
+    assert!(view.reassert, "it has not been told yet");
+    view.reassert = false;
+    let restored = WatchLine { store: Token::from_bits(2), revision: 1, event: snapshot(vec![]) };
+    view.apply(restored).unwrap();
+    assert!(view.reassert);
+}
