@@ -1,5 +1,5 @@
-//! Pure: what is to be cleared away: questions that nobody waits for, what silent hosts hold, blocks
-//! that nobody uses, history that is old.
+//! Pure: what is to be cleared away: questions that nobody waits for, reservations and cool-downs that
+//! are over, what silent hosts hold, blocks that nobody uses, history that is old.
 //!
 //! Whoever advances fleet time does the clearing of that period. Two who do it at once are
 //! harmless: each thing is decided on by itself, and compares what it relies on.
@@ -7,7 +7,7 @@
 use limpet_api::book::AttachmentRef;
 use limpet_api::{After, Span};
 
-use crate::alloc::{blocks, ends, release, tenure};
+use crate::alloc::{blocks, ends, release, retention, tenure};
 use crate::draft::Decision;
 use crate::state::State;
 use crate::tenures::TenureKey;
@@ -15,7 +15,7 @@ use crate::tenures::TenureKey;
 /// How many things of a kind are cleared away in one period: what is left waits for the next.
 const MOST: usize = 512;
 
-/// How many records of history go in one transaction: stores take few more than a hundred changes.
+/// How many small things go in one transaction: stores take few more than a hundred changes.
 const TOGETHER: usize = 64;
 
 /// What is kept, and for how long.
@@ -35,6 +35,8 @@ pub(crate) type Chore = Box<dyn Fn(&State) -> Decision<()> + Send>;
 /// Returns what is due.
 pub(crate) fn due(state: &State, limits: &Limits) -> Vec<Chore> {
     let mut due: Vec<Chore> = asks(state).take(MOST).collect();
+    due.extend(reservations(state).take(MOST));
+    due.extend(cooled(state));
     due.extend(of_silent_hosts(state, limits).take(MOST));
     due.extend(idle_blocks(state).take(MOST));
     due.extend(history(state, limits));
@@ -75,6 +77,18 @@ fn history(state: &State, limits: &Limits) -> impl Iterator<Item = Chore> {
     let due: Vec<TenureKey> = due.by_ref().map(|(_, key)| key).take(MOST * TOGETHER).collect();
     let parts: Vec<Vec<TenureKey>> = due.chunks(TOGETHER).map(<[_]>::to_vec).collect();
     parts.into_iter().map(|part| chore(move |state| tenure::forget(state, &part)))
+}
+
+/// Reservations whose retention is over.
+fn reservations(state: &State) -> impl Iterator<Item = Chore> {
+    retention::over(state).map(|key| chore(move |state| retention::expire(state, &key)))
+}
+
+/// Addresses that were released and have cooled.
+fn cooled(state: &State) -> Vec<Chore> {
+    let cooled: Vec<_> = retention::cooled(state).take(MOST * TOGETHER).collect();
+    let parts = cooled.chunks(TOGETHER).map(<[_]>::to_vec);
+    parts.map(|part| chore(move |state| retention::forget(state, &part))).collect()
 }
 
 fn asks(state: &State) -> impl Iterator<Item = Chore> {
@@ -151,11 +165,12 @@ mod tests {
         let first = sample.state().tenures().oldest().collect::<Vec<_>>();
         sample.wait(10);
         ended(&mut sample, 80);
-        assert_eq!(cleared(&mut sample), 2, "70 records, in transactions of at most 64");
+        assert_eq!(history(sample.state(), &LIMITS).count(), 2, "70 records, 64 to a transaction");
+        cleared(&mut sample);
         assert_eq!(sample.state().tenures().len(), 100);
         assert!(sample.state().tenures().oldest().take(20).eq(first[70..].iter().copied()));
         sample.wait(989);
-        assert_eq!(cleared(&mut sample), 0, "nothing is too old");
+        assert_eq!(history(sample.state(), &LIMITS).count(), 0, "nothing is too old");
         sample.wait(1);
         cleared(&mut sample);
         assert_eq!(sample.state().tenures().len(), 80);
@@ -177,6 +192,7 @@ mod tests {
         assert_eq!(cleared(&mut sample), 1);
         assert_eq!(sample.state().asks().count(), 0);
     }
+
     #[test]
     fn what_a_host_holds_that_is_silent_for_too_long_ends_and_what_is_reserved_stays() {
         let mut sample = sample();

@@ -11,6 +11,7 @@
 //! | [`pools`] | which pool serves whom |
 //! | [`reassert`] | what becomes of what a host says is alive |
 //! | [`restored`] | whom a restored store waits for |
+//! | [`retention`] | how long what nobody holds is kept |
 //! | [`tenure`] | what history is told of an end |
 //! | [`reserve`] | what operators reserve and release |
 //! | [`release`] | the attachments that they end |
@@ -24,6 +25,7 @@ pub(crate) mod reassert;
 pub(crate) mod release;
 pub(crate) mod reserve;
 pub(crate) mod restored;
+pub(crate) mod retention;
 mod takeover;
 pub(crate) mod tenure;
 mod wanted;

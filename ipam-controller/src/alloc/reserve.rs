@@ -95,14 +95,24 @@ pub(crate) fn release(state: &State, key: &ReservationKey) -> Decision<Vec<IpAdd
             let details = json!({ "host": host, "container": container });
             return Err(ApiError::new(ErrorCode::ReservationInUse, text).with_details(details));
         }
-        draft.delete(&Subject::Reservation(key.clone()));
-        for held in &reservation.addresses {
-            let subject = Subject::Address(key.network.clone(), held.address);
-            draft.rely(&subject, state.slot(&key.network, held.address));
-            draft.put(&subject, &Slot { released: Some(state.now()), ..Slot::default() });
-        }
+        give_up(state, draft, key, reservation);
         Ok(reservation.addresses.iter().map(|held| held.address).collect())
     })
+}
+
+/// Writes the end of a reservation that nobody holds: its addresses cool.
+pub(super) fn give_up(
+    state: &State,
+    draft: &mut Draft,
+    key: &ReservationKey,
+    reservation: &Reservation,
+) {
+    draft.delete(&Subject::Reservation(key.clone()));
+    for held in &reservation.addresses {
+        let subject = Subject::Address(key.network.clone(), held.address);
+        draft.rely(&subject, state.slot(&key.network, held.address));
+        draft.put(&subject, &Slot { released: Some(state.now()), ..Slot::default() });
+    }
 }
 
 /// The attachment that holds a reservation's addresses.
