@@ -1,0 +1,108 @@
+//! Edge: the real controller as a process of its own, on loopback.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+/// How long it may take to start, with a store of any size, or to stop.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A controller that serves.
+#[derive(Debug)]
+pub(crate) struct Controller {
+    child: Child,
+    port: u16,
+    files: PathBuf,
+}
+
+impl Controller {
+    /// Starts one whose store and files are in `directory`, and waits until it serves.
+    ///
+    /// The sandbox's loopback is this process' own, so every port is free.
+    pub(crate) fn start(directory: &Path, port: u16) -> Result<Self> {
+        fs::create_dir_all(directory)?;
+        let files = directory.to_owned();
+        let child = spawn(&files, port)?;
+        let mut controller = Self { child, port, files };
+        controller.wait()?;
+        Ok(controller)
+    }
+
+    /// Where it serves.
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Ends it, by its leave or by force, and starts it again; returns how long it takes to serve.
+    pub(crate) fn restart(&mut self, by_force: bool) -> Result<Duration> {
+        if by_force {
+            self.child.kill()?;
+            self.child.wait()?;
+        } else {
+            let asked = Command::new("kill").arg(self.child.id().to_string()).status()?;
+            ensure!(asked.success(), "kill ended with {asked}");
+            let status = self.child.wait()?;
+            ensure!(status.success(), "the controller ended with {status}");
+        }
+        let start = Instant::now();
+        self.child = spawn(&self.files, self.port)?;
+        self.wait()?;
+        Ok(start.elapsed())
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        let end = Instant::now() + LIMIT;
+        let ready = self.files.join("ready");
+        while !ready.exists() {
+            if let Some(status) = self.child.try_wait()? {
+                let log = fs::read_to_string(self.files.join("controller.log"))?;
+                anyhow::bail!("the controller ended with {status}: {log}");
+            }
+            ensure!(Instant::now() < end, "the controller did not start within {LIMIT:?}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    /// Its resident memory, in MiB: the lowest of some readings, since what is freed goes lazily.
+    pub(crate) fn resident(&self) -> Result<f64> {
+        let mut least = f64::MAX;
+        for _ in 0..5 {
+            std::thread::sleep(Duration::from_millis(100));
+            let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+            let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+            let kilobytes =
+                line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u32>().ok());
+            let kilobytes = kilobytes.context("no VmRSS in the controller's status")?;
+            least = least.min(f64::from(kilobytes) / 1024.0);
+        }
+        Ok(least)
+    }
+}
+
+fn spawn(files: &Path, port: u16) -> Result<Child> {
+    let ready = files.join("ready");
+    if ready.exists() {
+        fs::remove_file(&ready)?;
+    }
+    let mut command = Command::new(netns_tests::binary("limpet-controller"));
+    command.args(["--plain-http", "--listen", &format!("127.0.0.1:{port}"), "--ready-file"]);
+    command.arg(ready);
+    command.arg("--store").arg(files.join("store.redb"));
+    command
+        .stdin(Stdio::null())
+        .stdout(File::create(files.join("controller.out"))?)
+        .stderr(File::create(files.join("controller.log"))?)
+        .spawn()
+        .context("starting the controller")
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
