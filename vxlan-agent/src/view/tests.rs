@@ -158,7 +158,11 @@ fn what_the_watch_alone_takes_away_is_to_be_looked_for() {
     view.apply(line(8, snapshot(vec![one.clone(), two.clone()]))).unwrap();
     view.apply(line(9, snapshot(vec![two.clone()]))).unwrap();
     assert_eq!(lost(&view), [7], "taken over while nobody watched");
-    view.looked_for(&[one.uid].into());
+    view.unknown(one.uid);
+    assert_eq!(lost(&view), [0_u128; 0], "its end was this host's own, and too late");
+    view.apply(line(10, gone(&two))).unwrap();
+    assert_eq!(lost(&view), [8]);
+    view.looked_for(&[two.uid].into());
     assert_eq!(lost(&view), [0_u128; 0]);
 }
 
