@@ -21,6 +21,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 pub(crate) use self::keeper::Keeper;
 use self::keeper::Tellers;
 use self::request::{Pending, Request};
+use crate::backup::restoring;
 use crate::draft::Decision;
 use crate::state::{BadRecord, Entry, State};
 use crate::store::{ReadError, Revision, Store};
@@ -89,9 +90,25 @@ impl Book {
     ///
     /// # Errors
     ///
-    /// The decision's own; `unavailable` if nothing was done; `outcome-unknown` if something may
+    /// The decision's own; `store-restoring` while a restore is under way; `unavailable` if nothing was done; `outcome-unknown` if something may
     /// have been.
     pub(crate) async fn decide<T: Send + 'static>(
+        &self,
+        mut decide: impl FnMut(&State) -> Decision<T> + Send + 'static,
+    ) -> Result<(T, Revision), ApiError> {
+        self.decide_always(move |state| match restoring::refusal(state) {
+            Some(refusal) => refusal,
+            None => decide(state),
+        })
+        .await
+    }
+
+    /// Decides what is part of a restore: everything else is refused while one is under way.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::decide`].
+    pub(crate) async fn decide_always<T: Send + 'static>(
         &self,
         decide: impl FnMut(&State) -> Decision<T> + Send + 'static,
     ) -> Result<(T, Revision), ApiError> {
@@ -127,6 +144,19 @@ impl Book {
         mut look: impl FnMut(&State) -> T + Send + 'static,
     ) -> Result<T, ApiError> {
         self.decide(move |state| Decision::make(|_| Ok(look(state)))).await.map(|(seen, _)| seen)
+    }
+
+    /// Looks at the state, also while a restore is under way.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read`].
+    pub(crate) async fn read_always<T: Send + 'static>(
+        &self,
+        mut look: impl FnMut(&State) -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let look = move |state: &State| Decision::make(|_| Ok(look(state)));
+        self.decide_always(look).await.map(|(seen, _)| seen)
     }
 
     /// Begins a watch.

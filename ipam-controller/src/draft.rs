@@ -65,6 +65,11 @@ impl Draft {
         self.txn.writes.insert(subject.key(), Write::Ephemeral(json(record)));
     }
 
+    /// Writes what another store had under a key.
+    pub(crate) fn put_stored(&mut self, key: Key, value: Bytes) {
+        self.txn.writes.insert(key, Write::Put(value));
+    }
+
     /// Removes the record.
     pub(crate) fn delete(&mut self, subject: &Subject) {
         self.txn.writes.insert(subject.key(), Write::Delete);

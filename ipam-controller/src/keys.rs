@@ -9,8 +9,8 @@ use std::str::FromStr;
 use limpet_api::FleetTime;
 use limpet_api::book::AttachmentKey;
 use limpet_net_types::{
-    Family, HostName, Namespace, NetworkName, PoolName, Prefix, Uid, WorkloadName, address_at,
-    address_bits,
+    Family, HostName, Namespace, NetworkName, PoolName, Prefix, Token, Uid, WorkloadName,
+    address_at, address_bits,
 };
 
 use crate::store::Key;
@@ -73,6 +73,8 @@ pub(crate) enum Subject {
     Heard(HostName),
     /// Since when no controller has heard a host's agent.
     Silent(HostName),
+    /// A question to a host about its kernel, and the answer.
+    Report(HostName, Token),
     /// A question to a host about one incarnation of an attachment.
     Ask(HostName, Uid),
     /// What history says of one ended attachment.
@@ -113,6 +115,7 @@ impl Subject {
             Self::Session(host) => format!("alive/{host}"),
             Self::Heard(host) => format!("heard/{host}"),
             Self::Silent(host) => format!("silent/{host}"),
+            Self::Report(host, id) => format!("reports/{host}/{id}"),
             Self::Ask(host, uid) => format!("asks/{host}/{uid}"),
             Self::Tenure(TenureKey { at, uid }) => format!("history/{:016x}/{uid}", at.0),
         }
@@ -156,6 +159,7 @@ impl Subject {
             ["alive", host] => Self::Session(host.parse().ok()?),
             ["heard", host] => Self::Heard(host.parse().ok()?),
             ["silent", host] => Self::Silent(host.parse().ok()?),
+            ["reports", host, id] => Self::Report(host.parse().ok()?, Token::from_str(id).ok()?),
             ["asks", host, uid] => Self::Ask(host.parse().ok()?, Uid::from_str(uid).ok()?),
             ["history", at, uid] => {
                 Self::Tenure(TenureKey { at: FleetTime(number(at)?), uid: uid.parse().ok()? })
@@ -205,7 +209,6 @@ fn address(hex: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use limpet_net_types::Token;
     use proptest::prelude::*;
 
     use super::*;
@@ -251,6 +254,8 @@ mod tests {
             (any::<u64>(), any::<u128>()).prop_map(|(at, bits)| {
                 Subject::Tenure(TenureKey { at: FleetTime(at), uid: Token::from_bits(bits) })
             }),
+            (name(), any::<u128>())
+                .prop_map(|(host, bits)| Subject::Report(host, Token::from_bits(bits))),
         ]
     }
 

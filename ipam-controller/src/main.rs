@@ -5,6 +5,7 @@
 //! | [`state`], [`keys`], [`records`], [`tenures`] | pure | what the store holds, in memory |
 //! | [`alloc`], [`givable`], [`runs`] | pure | who gets which address |
 //! | [`rules`] | pure | networks, pools, hosts and sessions against each other |
+//! | [`audit`] | pure | where the store does not agree with itself |
 //! | [`backup`] | pure | backups of the store, and restores |
 //! | [`draft`] | pure | decisions as transactions |
 //! | [`listing`] | pure | long lists, page by page
@@ -17,6 +18,7 @@
 //! | [`http`] | edge | the API |
 
 mod alloc;
+mod audit;
 mod backup;
 mod book;
 mod config;

@@ -15,7 +15,7 @@ use limpet_net_types::LabelKey;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::{attachment, completion, host, network, pool, reservation};
+use crate::{attachment, backup, check, completion, host, network, pool, reservation, restore};
 
 /// Shows and changes what a limpet controller keeps: networks, pools, hosts, reservations, attachments.
 #[derive(Debug, Parser)]
@@ -90,6 +90,12 @@ pub(crate) enum Noun {
     /// Attachments: containers' interfaces that hold addresses now
     #[command(visible_alias = "attachments")]
     Attachment(attachment::Args),
+    /// Write everything that the controller keeps into a file
+    Backup(backup::Args),
+    /// Restore a backup into an empty store; show or waive the hosts that it then waits for
+    Restore(restore::Args),
+    /// Check the store against itself, and hosts' kernels against the store
+    Check(check::Args),
     /// Print the completion script of a shell
     Completion(completion::Args),
 }
@@ -99,6 +105,8 @@ pub(crate) enum Noun {
 pub(crate) enum Done {
     /// The text for stdout.
     Answer(String),
+    /// The text for stdout, and the exit code that says what was found.
+    Verdict(String, u8),
     /// What a destructive verb would do, for stderr; nothing has been done.
     Plan(String),
 }

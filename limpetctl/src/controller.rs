@@ -1,9 +1,13 @@
 //! Edge: the controller that is asked, over the API's own client, one request after another.
 
+use std::fs::File;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::Context;
-use limpet_api::client::{Attempted, Call, Client, ClientError, Endpoint, Method};
+use limpet_api::client::{
+    Attempted, Call, Client, ClientError, Connection, Endpoint, Lines, Method,
+};
 use limpet_api::{ErrorCode, Listing, MOST_LISTED};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -11,6 +15,15 @@ use serde_json::json;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::cli::{Global, Misuse};
+
+/// How long nothing may come of an answer that comes line by line.
+const LONG: Duration = Duration::from_secs(60);
+
+/// How long a connection may take for a file to be sent by.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// How long a controller may take to receive a file and look through it.
+const UPLOAD: Duration = Duration::from_secs(3600);
 
 /// The controllers named on the command line, of which the first that can serve answers.
 pub(crate) struct Controller {
@@ -74,6 +87,77 @@ impl Controller {
         self.ask(&Call::with_body(Method::PUT, path, spec)?)
     }
 
+    /// POST.
+    pub(crate) fn post<A: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+    ) -> Result<A, ClientError> {
+        self.ask(&Call::with_body(Method::POST, path, request)?)
+    }
+
+    /// GET of an answer that comes line by line.
+    pub(crate) fn lines<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        each: impl FnMut(T) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        self.lines_of(Method::GET, path, each)
+    }
+
+    /// The same, by another method.
+    pub(crate) fn lines_of<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        each: impl FnMut(T) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        self.follow(&Call::new(method, path), each)
+    }
+
+    /// POST, with an answer that comes line by line.
+    pub(crate) fn lines_with<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+        each: &mut dyn FnMut(T) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        self.follow(&Call::with_body(Method::POST, path, request)?, each)
+    }
+
+    fn follow<T: DeserializeOwned>(
+        &self,
+        call: &Call,
+        each: impl FnMut(T) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let client = self.client.with_limit(LONG);
+        self.runtime.block_on(async { told(client.lines(call).await?, each).await })
+    }
+
+    /// POST of a file, with an answer that comes line by line. `sent` hears how many bytes are on
+    /// their way.
+    pub(crate) fn upload<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        file: File,
+        sent: impl FnMut(u64) + Send + 'static,
+        each: impl FnMut(T) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        self.runtime.block_on(async {
+            let mut last = None;
+            for endpoint in self.client.endpoints() {
+                match Connection::open(endpoint, CONNECT).await {
+                    Ok(connection) => {
+                        return told(connection.upload(path, file, sent, UPLOAD).await?, each)
+                            .await;
+                    }
+                    Err(error) => last = Some(error),
+                }
+            }
+            Err(last.map_or_else(|| anyhow::anyhow!("no controller is named"), Into::into))
+        })
+    }
+
     /// PATCH.
     pub(crate) fn patch<A: DeserializeOwned>(
         &self,
@@ -111,6 +195,16 @@ impl Controller {
     fn ask<A: DeserializeOwned>(&self, call: &Call) -> Result<A, ClientError> {
         self.runtime.block_on(self.client.call(call))
     }
+}
+
+async fn told<T: DeserializeOwned>(
+    mut lines: Lines,
+    mut each: impl FnMut(T) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    while let Some(line) = lines.next(LONG).await? {
+        each(line)?;
+    }
+    Ok(())
 }
 
 /// Whether a controller says by this that there is no such record. An unknown path says nothing of records.

@@ -54,6 +54,14 @@ fn of_find(error: &FindError) -> &'static str {
 fn of_code(code: ErrorCode) -> Option<&'static str> {
     use ErrorCode as E;
     Some(match code {
+        E::StoreInUse => {
+            "give the controller an empty store; what is in this one: limpetctl restore status"
+        }
+        E::BackupInvalid => "nothing was changed; a file of a newer limpet needs that version",
+        E::StoreRestoring => {
+            "if no restore is running, repeat it with the same file, or: limpetctl restore discard"
+        }
+        E::StoreRestored => "for whom it waits: limpetctl restore status",
         E::NetworkNotFound => "see what there is: limpetctl network",
         E::PoolNotFound => "see what there is: limpetctl pool",
         E::HostNotFound => "see what there is: limpetctl host",

@@ -5,6 +5,8 @@
 
 mod answer;
 mod attachment;
+mod backup;
+mod check;
 mod cli;
 mod completion;
 mod controller;
@@ -15,7 +17,9 @@ mod hint;
 mod host;
 mod network;
 mod pool;
+mod progress;
 mod reservation;
+mod restore;
 mod table;
 
 use std::io::{self, Write};
@@ -36,6 +40,10 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => complain(&error),
         },
+        Ok(Done::Verdict(text, code)) => match print(&text) {
+            Ok(()) => ExitCode::from(code),
+            Err(error) => complain(&error),
+        },
         Ok(Done::Plan(plan)) => {
             say(&format!("{plan}limpetctl: nothing was done: repeat with --yes to do it"));
             ExitCode::from(MISUSE)
@@ -53,6 +61,9 @@ fn run(cli: &Cli) -> anyhow::Result<Done> {
         Noun::Host(args) => host::run(args, &controller()?, output),
         Noun::Reservation(args) => reservation::run(args, &controller()?, output),
         Noun::Attachment(args) => attachment::run(args, &controller()?, output),
+        Noun::Backup(args) => backup::run(args, &controller()?, output),
+        Noun::Restore(args) => restore::run(args, &controller()?, output),
+        Noun::Check(args) => check::run(args, &controller()?, output),
         Noun::Completion(args) => completion::run(args),
     }
 }

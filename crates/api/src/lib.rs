@@ -10,12 +10,16 @@
 //! | [`book`] | operators and the controller: reservations and attachments |
 //! | [`history`] | operators and the controller: who had which address when |
 //! | [`host`] | agents and the controller: sessions, claims, asks, what lives on a host, the watch |
+//! | [`check`] | operators and the controller: where store and kernels differ |
 //! | [`restore`] | operators and the controller: restores, and whom they wait for |
 //! | [`socket`] | the CNI plugin and its host's agent, over a unix socket |
 //!
 //! [`client`] (feature `client`) is the one HTTP client of agent, plugin and `limpetctl`.
 
+#[cfg(feature = "backup")]
+pub mod backup;
 pub mod book;
+pub mod check;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod config;

@@ -23,6 +23,10 @@ pub const ATTACHMENTS: &str = "/v1/attachments";
 /// GET: who had which address when, `History`; the query is a `HistoryQuery`.
 pub const HISTORY: &str = "/v1/history";
 
+/// GET: the store, as lines of a backup.
+pub const BACKUP: &str = "/v1/backup";
+/// POST: the store and hosts' kernels are checked; lines of `CheckLine`.
+pub const CHECK: &str = "/v1/check";
 /// GET: whether a backup can be restored, is being, or was, and which hosts are waited for, `RestoreStatus`. POST: a
 /// backup, which is restored; lines of `RestoreLine`. DELETE: a restore that broke off is discarded, as lines.
 pub const RESTORE: &str = "/v1/restore";

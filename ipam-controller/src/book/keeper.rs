@@ -27,6 +27,7 @@ use super::Job;
 use super::hearing::{Ear, Sync};
 use super::request::{Pending, Request};
 use crate::alloc::restored;
+use crate::backup::restoring;
 use crate::draft::{Decision, Draft};
 use crate::keys::Subject;
 use crate::random;
@@ -170,6 +171,9 @@ impl Keeper {
         if self.sync != Sync::Good {
             let text = "the store cannot be read just now: ask again";
             return Err(ApiError::new(ErrorCode::Unavailable, text));
+        }
+        if let Some(restoring) = self.state.restoring() {
+            return Err(restoring::under_way(&restoring.record));
         }
         if let Knows::UpTo(store, since) = watcher.knows {
             self.look_back(store, since).await;

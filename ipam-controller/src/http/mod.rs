@@ -1,6 +1,8 @@
 //! Edge: the HTTP API: which path leads to which decision, and the one shape of errors.
 
+mod backup;
 mod body;
+mod check;
 mod claims;
 mod extract;
 #[cfg(test)]
@@ -102,6 +104,9 @@ pub(crate) fn router(app: App) -> Router {
         .layer(middleware::from_fn(limited));
     Router::new()
         .route(route::WATCH, get(watch::watch))
+        .route(paths::BACKUP, get(backup::backup))
+        .route(paths::RESTORE, get(restored::status).post(backup::restore).delete(backup::discard))
+        .route(paths::CHECK, post(check::check))
         .merge(timed)
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
@@ -148,7 +153,6 @@ fn operator_routes() -> Router<App> {
                 .patch(reservations::change)
                 .delete(reservations::release),
         )
-        .route(paths::RESTORE, get(restored::status))
         .route(paths::RESTORE_WAIVE, post(restored::waive))
         .route(paths::ATTACHMENTS, get(attachments::list))
         .route(route::ATTACHMENT, get(attachments::show).delete(claims::end_by_operator))
@@ -158,6 +162,7 @@ fn host_routes() -> Router<App> {
     Router::new()
         .route(route::SESSION, post(hosts::join))
         .route(route::HEARTBEAT, post(hosts::heartbeat))
+        .route(route::REPORT, post(check::report))
         .route(route::REASSERT, post(restored::reassert))
         .route(route::ASK, post(hosts::present))
         .route(route::CLAIM, put(claims::claim).delete(claims::end))

@@ -100,7 +100,7 @@ async fn end_missing(
 }
 
 pub(super) async fn status(Shared(app): Shared<App>) -> Answer<RestoreStatus> {
-    Ok(Json(app.book.read(describe).await?))
+    Ok(Json(app.book.read_always(describe).await?))
 }
 
 pub(super) async fn waive(
@@ -113,7 +113,7 @@ pub(super) async fn waive(
     Ok(Json(app.book.read(describe).await?))
 }
 
-fn describe(state: &State) -> RestoreStatus {
+pub(super) fn describe(state: &State) -> RestoreStatus {
     RestoreStatus {
         store: state.store(),
         now: state.now(),

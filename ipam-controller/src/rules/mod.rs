@@ -7,5 +7,6 @@
 pub(crate) mod hosts;
 pub(crate) mod networks;
 pub(crate) mod pools;
+pub(crate) mod reports;
 pub(crate) mod sessions;
 pub(crate) mod silence;

@@ -43,6 +43,7 @@ impl Loader {
             sessions: BTreeMap::new(),
             heard: BTreeMap::new(),
             silent: BTreeMap::new(),
+            questions: BTreeMap::new(),
             asks: BTreeMap::new(),
             tenures: Tenures::default(),
             wall: WallTime::default(),

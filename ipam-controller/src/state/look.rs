@@ -6,7 +6,7 @@ use std::ops::Bound;
 
 use limpet_api::book::{Attachment, AttachmentKey, Reservation};
 use limpet_api::config::{Host, Network, Pool};
-use limpet_api::host::Ask;
+use limpet_api::host::{Ask, ReportWanted};
 use limpet_api::restore::{Restored, Restoring};
 use limpet_api::{FleetTime, WallTime};
 use limpet_net_types::{HostName, Mac, NetworkName, PoolName, Range, Token, Uid};
@@ -15,6 +15,7 @@ use super::rows::Named;
 use super::{BlockEntry, Entry, PoolEntry, State, reservation_key};
 use crate::keys::ReservationKey;
 use crate::records::{Alive, Heard, Owner, Silent, Slot, v4_of_mac};
+use crate::rules::reports::Question;
 use crate::store::Revision;
 use crate::tenures::Tenures;
 
@@ -174,6 +175,13 @@ impl State {
         self.slots.get(network).into_iter().flat_map(move |slots| slots.between(first, last))
     }
 
+    /// Who has which address of every network; addresses that nobody ever had are left out.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = (&NetworkName, IpAddr, &Entry<Slot>)> {
+        self.slots.iter().flat_map(|(network, slots)| {
+            slots.iter().map(move |(address, slot)| (network, address, slot))
+        })
+    }
+
     /// All reservations, by network, namespace and name.
     pub(crate) fn reservations(&self) -> impl Iterator<Item = &Entry<Reservation>> {
         self.reservations.from(Bound::Unbounded)
@@ -262,6 +270,25 @@ impl State {
     /// Since when no controller hears a host's agent.
     pub(crate) fn silence(&self, host: &HostName) -> Option<&Entry<Silent>> {
         self.silent.get(host)
+    }
+
+    /// The questions to hosts about their kernels.
+    pub(crate) fn questions(&self) -> impl Iterator<Item = (&(HostName, Token), &Entry<Question>)> {
+        self.questions.iter()
+    }
+
+    /// A question to a host about its kernel.
+    pub(crate) fn question(&self, host: &HostName, id: Token) -> Option<&Entry<Question>> {
+        self.questions.get(&(host.clone(), id))
+    }
+
+    /// The questions to a host about its kernel that it has not answered.
+    pub(crate) fn reports_wanted(&self, host: &HostName) -> Vec<ReportWanted> {
+        let first = (host.clone(), Token::from_bits(0));
+        let last = (host.clone(), Token::from_bits(u128::MAX));
+        let open = self.questions.range(first..=last).map(|(_, entry)| &entry.record);
+        let open = open.filter(|question| question.answer.is_none());
+        open.map(|question| question.wanted.clone()).collect()
     }
 
     /// The questions to all hosts.

@@ -30,6 +30,7 @@ use serde::de::DeserializeOwned;
 use crate::givable::Givable;
 use crate::keys::{ReservationKey, Subject, UnknownKey};
 use crate::records::{Alive, Heard, Silent};
+use crate::rules::reports::Question;
 use crate::runs::Runs;
 use crate::store::{Key, Revision, Write};
 
@@ -150,6 +151,7 @@ pub(crate) struct State {
     sessions: BTreeMap<HostName, Entry<Alive>>,
     heard: BTreeMap<HostName, Entry<Heard>>,
     silent: BTreeMap<HostName, Entry<Silent>>,
+    questions: BTreeMap<(HostName, Token), Entry<Question>>,
     asks: BTreeMap<(HostName, Uid), Entry<Ask>>,
     tenures: Tenures,
     wall: WallTime,
@@ -245,6 +247,9 @@ impl State {
             Subject::Silent(host) => {
                 self.silent.insert(host.clone(), entry(&key(), value, revision)?);
             }
+            Subject::Report(host, id) => {
+                self.questions.insert((host.clone(), *id), entry(&key(), value, revision)?);
+            }
             Subject::Ask(host, uid) => {
                 self.asks.insert((host.clone(), *uid), entry(&key(), value, revision)?);
             }
@@ -275,6 +280,7 @@ impl State {
             Subject::Session(host) => drop(self.sessions.remove(host)),
             Subject::Heard(host) => drop(self.heard.remove(host)),
             Subject::Silent(host) => drop(self.silent.remove(host)),
+            Subject::Report(host, id) => drop(self.questions.remove(&(host.clone(), *id))),
             Subject::Ask(host, uid) => drop(self.asks.remove(&(host.clone(), *uid))),
             Subject::Tenure(tenure) => self.tenures.remove(*tenure),
         }

@@ -175,6 +175,17 @@ impl Sample {
         self.decided(|state| claim(state, &key, &request, Patience::Over)).unwrap();
     }
 
+    /// Attaches a container that has a name, as [`Self::attach`].
+    pub(crate) fn attach_named(&mut self, host: &str, container: &str, workload: &str) {
+        let (network, ifname) = (name("blue"), name("eth0"));
+        let key = AttachmentKey { host: name(host), network, container: name(container), ifname };
+        let (session, uid) =
+            (Token::from_bits(7), Token::from_bits(self.state.revision().0.into()));
+        let wanted = Wanted { name: Some(name(workload)), ..Wanted::default() };
+        let request = ClaimRequest { session, uid, wanted };
+        self.decided(|state| claim(state, &key, &request, Patience::Over)).unwrap();
+    }
+
     /// Changes a host in any way.
     pub(crate) fn change_host(&mut self, host: &str, change: impl FnOnce(&mut Host)) {
         let host: HostName = name(host);

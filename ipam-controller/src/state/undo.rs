@@ -84,6 +84,7 @@ impl State {
             Subject::Session(host) => encoded(self.sessions.get(host)),
             Subject::Heard(host) => encoded(self.heard(host)),
             Subject::Silent(host) => encoded(self.silence(host)),
+            Subject::Report(host, id) => encoded(self.question(host, *id)),
             Subject::Ask(host, uid) => encoded(self.ask(host, *uid)),
         }
     }

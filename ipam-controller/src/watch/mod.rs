@@ -16,6 +16,7 @@ use limpet_net_types::{HostName, Token, Uid};
 use serde::Serialize;
 
 use crate::keys::Subject;
+use crate::rules::reports::Question;
 use crate::state::{Effects, State};
 use crate::store::Revision;
 
@@ -133,6 +134,8 @@ impl Line {
             &json(&attachments),
             b",\"asks\":",
             &json(&asks),
+            b",\"reports\":",
+            &json(&state.reports_wanted(host)),
             b",\"reassert\":",
             &json(&reassert),
         ]);
@@ -259,6 +262,13 @@ fn own_change<'a>(state: &State, subject: &'a Subject) -> Option<(&'a HostName, 
             let attachment = state.attachment(key)?;
             Some((&key.host, OwnChange::AttachmentSet(attachment.record.clone())))
         }
+        Subject::Report(host, id) => Some((
+            host,
+            match state.question(host, *id).map(|entry| &entry.record) {
+                Some(Question { wanted, answer: None }) => OwnChange::ReportWanted(wanted.clone()),
+                _ => OwnChange::ReportGone(*id),
+            },
+        )),
         Subject::Ask(host, uid) => Some((
             host,
             match state.ask(host, *uid) {

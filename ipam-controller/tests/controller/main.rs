@@ -10,3 +10,4 @@ mod api;
 mod files;
 mod process;
 mod restarts;
+mod restore;

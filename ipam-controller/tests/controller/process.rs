@@ -203,6 +203,10 @@ impl Controller {
         refusal(self.client.call(&call.with_query(&query).unwrap()).await)
     }
 
+    pub(crate) async fn lines(&self, call: &Call) -> Result<Lines, ClientError> {
+        self.client.lines(call).await
+    }
+
     pub(crate) async fn watch(&self, host: &str, known: Option<&WatchLine>) -> Watching {
         let query = WatchQuery {
             store: known.map(|line| line.store),

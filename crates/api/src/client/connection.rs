@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -27,10 +28,13 @@ const MOST_LINE: usize = 1 << 28;
 /// How much of an answer that is no JSON is shown, in bytes.
 const SHOWN: usize = 120;
 
+/// The body of a request.
+pub(super) type Sent = UnsyncBoxBody<Bytes, io::Error>;
+
 /// One open connection, which carries one request after another.
 pub struct Connection {
     endpoint: Endpoint,
-    sender: SendRequest<Full<Bytes>>,
+    sender: SendRequest<Sent>,
     driver: JoinHandle<()>,
 }
 
@@ -110,9 +114,18 @@ impl Connection {
     /// # Errors
     ///
     /// As [`Connection::call`].
-    pub async fn lines(mut self, request: &Call, limit: Duration) -> Result<Lines, ClientError> {
+    pub async fn lines(self, request: &Call, limit: Duration) -> Result<Lines, ClientError> {
+        let request = self.request(request)?;
+        self.answered_in_lines(request, limit).await
+    }
+
+    pub(super) async fn answered_in_lines(
+        mut self,
+        request: Request<Sent>,
+        limit: Duration,
+    ) -> Result<Lines, ClientError> {
         let asking = async {
-            let response = self.send(request).await?;
+            let response = self.pass(request).await?;
             let status = response.status();
             if status.is_success() {
                 return Ok(response.into_body());
@@ -134,21 +147,37 @@ impl Connection {
     }
 
     async fn send(&mut self, request: &Call) -> Result<Response<Incoming>, ClientError> {
-        let broken = |source| ClientError::Broken { endpoint: self.endpoint.clone(), source };
-        let authority = match &self.endpoint {
+        let request = self.request(request)?;
+        self.pass(request).await
+    }
+
+    /// The name by which the server is asked.
+    pub(super) fn authority(&self) -> &str {
+        match &self.endpoint {
             Endpoint::Http { authority } => authority.as_str(),
             Endpoint::Unix(_) => "localhost",
-        };
+        }
+    }
+
+    fn request(&self, request: &Call) -> Result<Request<Sent>, ClientError> {
         let mut head = Request::builder().method(&request.method).uri(&request.path);
-        head = head.header(header::HOST, authority);
+        head = head.header(header::HOST, self.authority());
         if !request.body.is_empty() {
             head = head.header(header::CONTENT_TYPE, "application/json");
         }
-        let request =
-            head.body(Full::new(request.body.clone())).map_err(|error| ClientError::Connect {
-                endpoint: self.endpoint.clone(),
-                source: io::Error::new(io::ErrorKind::InvalidInput, error),
-            })?;
+        let body = Full::new(request.body.clone()).map_err(|never| match never {});
+        head.body(body.boxed_unsync()).map_err(|error| self.inexpressible(error))
+    }
+
+    pub(super) fn inexpressible(&self, error: hyper::http::Error) -> ClientError {
+        ClientError::Connect {
+            endpoint: self.endpoint.clone(),
+            source: io::Error::new(io::ErrorKind::InvalidInput, error),
+        }
+    }
+
+    async fn pass(&mut self, request: Request<Sent>) -> Result<Response<Incoming>, ClientError> {
+        let broken = |source| ClientError::Broken { endpoint: self.endpoint.clone(), source };
         self.sender.ready().await.map_err(broken)?;
         self.sender.send_request(request).await.map_err(broken)
     }
@@ -189,7 +218,7 @@ impl Drop for Connection {
 async fn start<S>(
     endpoint: &Endpoint,
     stream: S,
-) -> Result<(SendRequest<Full<Bytes>>, JoinHandle<()>), ClientError>
+) -> Result<(SendRequest<Sent>, JoinHandle<()>), ClientError>
 where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {

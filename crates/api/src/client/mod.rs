@@ -7,6 +7,7 @@
 mod connection;
 mod endpoint;
 mod fleet;
+mod upload;
 
 use std::io;
 use std::time::Duration;
