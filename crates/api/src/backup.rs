@@ -279,8 +279,7 @@ mod tests {
         let mut reader = Reader::default();
         let mut keys = Vec::new();
         for line in file.split_inclusive(|byte| *byte == b'\n') {
-            if let Line::Record(Record { key, value }) = reader.line(line)? {
-                assert_eq!(value.get(), r#"{"a":1}"#);
+            if let Line::Record(Record { key, .. }) = reader.line(line)? {
                 keys.push(key);
             }
         }
@@ -291,6 +290,12 @@ mod tests {
     fn what_was_written_is_read() {
         assert_eq!(read(&file(&["a/1", "b"])).unwrap(), ["a/1", "b"]);
         assert_eq!(read(&file(&[])).unwrap(), [""; 0]);
+        let mut reader = Reader::default();
+        for line in file(&["a"]).split_inclusive(|byte| *byte == b'\n').take(2) {
+            if let Line::Record(Record { value, .. }) = reader.line(line).unwrap() {
+                assert_eq!(value.get(), r#"{"a":1}"#);
+            }
+        }
         let text = String::from_utf8(file(&["a"])).unwrap();
         assert_eq!(
             text,
