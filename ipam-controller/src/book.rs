@@ -7,7 +7,7 @@
 //! | [`request`] | a request, from its first decision to its answer |
 
 mod hearing;
-mod keeper;
+pub(crate) mod keeper;
 mod request;
 #[cfg(test)]
 mod tests;

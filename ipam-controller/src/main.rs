@@ -30,6 +30,8 @@ mod leases;
 mod listener;
 mod listing;
 mod opening;
+#[cfg(test)]
+mod proof;
 mod random;
 mod reclaim;
 mod reclaimer;

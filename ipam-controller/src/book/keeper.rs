@@ -388,9 +388,10 @@ impl Keeper {
         }
         let (reply, told) = oneshot::channel();
         let began = self.ticked;
-        let decide = move |state: &State| advance(state, Span::from_seconds(elapsed));
+        let seen = self.state.clock().map(|clock| clock.revision);
+        let decide = move |state: &State| advance(state, seen, Span::from_seconds(elapsed));
         self.carry_out(vec![Box::new(Request::new(decide, reply))]).await;
-        if let Ok(Ok((now, _))) = told.await {
+        if let Ok(Ok((Some(now), _))) = told.await {
             // What is left of a second counts the next time.
             self.ticked = began + Duration::from_secs(elapsed);
             self.tellers.period.send_replace(now);
@@ -419,12 +420,21 @@ fn wall_time() -> WallTime {
     WallTime::from_seconds(seconds)
 }
 
-/// Decides that fleet time goes on by `elapsed`.
-fn advance(state: &State, elapsed: Span) -> Decision<FleetTime> {
+/// Decides that fleet time goes on by `elapsed` since it was put at revision `seen`. If another
+/// controller has moved it on since, that time is counted already.
+pub(crate) fn advance(
+    state: &State,
+    seen: Option<Revision>,
+    elapsed: Span,
+) -> Decision<Option<FleetTime>> {
     Decision::make(|draft: &mut Draft| {
-        draft.rely(&Subject::Clock, state.clock());
+        let clock = state.clock();
+        draft.rely(&Subject::Clock, clock);
+        if clock.map(|clock| clock.revision) != seen {
+            return Ok(None);
+        }
         let now = state.now().plus(elapsed);
         draft.put(&Subject::Clock, &now);
-        Ok(now)
+        Ok(Some(now))
     })
 }
