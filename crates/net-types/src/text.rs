@@ -17,9 +17,7 @@ static TABLE: LazyLock<[Mutex<HashSet<ArcStr>>; TABLES]> = LazyLock::new(<[_; TA
 
 /// Returns the one copy of `text`.
 pub(crate) fn shared(text: &str) -> ArcStr {
-    let end = text.bytes().rev().take(4);
-    let mixed = end.fold(text.len(), |mixed, byte| mixed.wrapping_mul(31) ^ usize::from(byte));
-    let Some(table) = TABLE.get(mixed % TABLES) else { return ArcStr::from(text) };
+    let Some(table) = TABLE.get(table_of(text)) else { return ArcStr::from(text) };
     // A thread that panicked here left the table whole: nothing else is done under the lock.
     let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(copy) = table.get(text) {
@@ -29,6 +27,13 @@ pub(crate) fn shared(text: &str) -> ArcStr {
     let copy = ArcStr::from(text);
     table.insert(copy.clone());
     copy
+}
+
+/// The table of a text: names differ at their ends.
+fn table_of(text: &str) -> usize {
+    let end = text.bytes().rev().take(6);
+    let mixed = end.fold(0_u32, |mixed, byte| (mixed ^ u32::from(byte)).wrapping_mul(0x9e37_79b1));
+    usize::try_from(mixed >> 16).unwrap_or_default() % TABLES
 }
 
 /// Before a table would grow those copies go that only the table has. It grows if that gains less
@@ -54,6 +59,15 @@ mod tests {
             (shared("a text that is there once"), shared("a text that is there once"));
         assert!(ArcStr::ptr_eq(&one, &other));
         assert_eq!(shared("").as_str(), "");
+    }
+
+    #[test]
+    fn names_that_are_counted_are_in_all_tables_alike() {
+        let mut tables = [0; TABLES];
+        for n in 0..32_000 {
+            tables[table_of(&format!("web-{n}"))] += 1;
+        }
+        assert!(tables.iter().all(|count| (500..2000).contains(count)), "{tables:?}");
     }
 
     #[test]
