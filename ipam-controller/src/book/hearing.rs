@@ -4,6 +4,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join;
 use tokio::time::{self, Instant};
 use tracing::{info, warn};
 
@@ -26,10 +27,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) async fn read(store: &dyn Store) -> Result<State, LoadError> {
     let mut pages = store.read("").await?;
     let mut loader = Loader::new(pages.revision());
-    while let Some(page) = pages.next().await? {
-        for (key, stored) in page {
-            loader.take(&key, stored)?;
-        }
+    let mut page = pages.next().await?;
+    while let Some(current) = page {
+        // The store reads on while this part is taken in.
+        let taking = async { current.into_iter().try_for_each(|(key, it)| loader.take(&key, it)) };
+        let (next, taken) = join(pages.next(), taking).await;
+        taken?;
+        page = next?;
     }
     Ok(loader.finish()?)
 }

@@ -65,8 +65,18 @@ impl Loader {
     ///
     /// [`BadRecord`] names the key that this program cannot read.
     pub(crate) fn take(&mut self, key: &str, stored: Versioned) -> Result<(), BadRecord> {
-        let subject = Subject::parse(key)?;
         let Versioned { value, revision } = &stored;
+        // The records that there are most of say themselves what their keys say.
+        if key.starts_with("attachments/") {
+            let attachment = entry(key, value, *revision)?;
+            self.state.put_attachment(attachment, &mut Effects::default());
+            return Ok(());
+        }
+        if key.starts_with("reservations/") {
+            self.state.put_reservation(entry(key, value, *revision)?);
+            return Ok(());
+        }
+        let subject = Subject::parse(key)?;
         match &subject {
             Subject::Pool(_) => self.pools.push((subject, stored)),
             Subject::Block(..) => self.blocks.push((subject, stored)),
