@@ -15,7 +15,9 @@ use limpet_net_types::LabelKey;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::{attachment, backup, check, completion, host, network, pool, reservation, restore};
+use crate::{
+    attachment, backup, check, completion, history, host, network, pool, reservation, restore,
+};
 
 /// Shows and changes what a limpet controller keeps: networks, pools, hosts, reservations, attachments.
 #[derive(Debug, Parser)]
@@ -90,6 +92,8 @@ pub(crate) enum Noun {
     /// Attachments: containers' interfaces that hold addresses now
     #[command(visible_alias = "attachments")]
     Attachment(attachment::Args),
+    /// Who had which address when, on which host, and how it ended
+    History(history::Args),
     /// Write everything that the controller keeps into a file
     Backup(backup::Args),
     /// Restore a backup into an empty store; show or waive the hosts that it then waits for

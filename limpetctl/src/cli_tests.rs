@@ -39,6 +39,9 @@ fn a_noun_alone_and_options_in_any_place_are_taken() {
         "network set corp --mtu auto",
         "--timeout 1m --controller http://192.0.2.1:7600,http://[2001:db8::1]:7600 --plain-http host",
         "completion fish",
+        "history 10.32.0.7 --at 2026-11-20T14:05",
+        "history prod/web-0 --since 2026-11-20T14:05:07Z --until 2026-11-20T15:00:00+01:00 -o json",
+        "history --host node-a -n prod --network corp",
     ] {
         assert!(parsed(words).is_ok(), "{words}: {}", parsed(words).unwrap_err());
     }
@@ -91,6 +94,9 @@ fn bad_numbers_and_addresses_say_what_would_be_right() {
     refused("--timeout 0s host", "at least 1s");
     refused("--timeout 5 host", "not a length of time");
     refused("-o yaml host", "[possible values: table, json]");
+    refused("history web-0 --at yesterday", "is not a date and time such as 2026-11-20T14:05");
+    refused("history web-0 --at 2026-11-20T14:05 --since 2026-11-20T14:05", "cannot be used with");
+    refused("history a/b/c", "has '/' at position 2");
     refused("pod", "unrecognized subcommand");
 }
 

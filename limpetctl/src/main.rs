@@ -14,6 +14,7 @@ mod find;
 #[cfg(test)]
 mod golden;
 mod hint;
+mod history;
 mod host;
 mod network;
 mod pool;
@@ -61,6 +62,7 @@ fn run(cli: &Cli) -> anyhow::Result<Done> {
         Noun::Host(args) => host::run(args, &controller()?, output),
         Noun::Reservation(args) => reservation::run(args, &controller()?, output),
         Noun::Attachment(args) => attachment::run(args, &controller()?, output),
+        Noun::History(args) => history::run(args, &controller()?, output),
         Noun::Backup(args) => backup::run(args, &controller()?, output),
         Noun::Restore(args) => restore::run(args, &controller()?, output),
         Noun::Check(args) => check::run(args, &controller()?, output),

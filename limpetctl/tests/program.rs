@@ -177,6 +177,41 @@ fn the_attachments_of_a_host_that_goes_are_ended_some_at_a_time() {
 }
 
 #[test]
+fn history_is_asked_for_page_by_page_and_nothing_is_asked_without_an_address_or_a_name() {
+    let tenure = |container: &str, end: Value| {
+        json!({
+            "host": "a", "network": "corp", "container": container, "ifname": "eth0",
+            "uid": "00112233445566778899aabbccddeeff", "namespace": "prod", "name": "web-0",
+            "sticky": true, "mac": "02:4c:00:00:00:01", "runtime": "k8s", "from": 60, "end": end,
+            "from_wall": "2026-11-20T14:05:07Z", "addresses": [{"address": "10.32.0.1", "pool": "p"}],
+        })
+    };
+    let ended = json!({
+        "at": 90, "wall": "2026-11-20T14:06:07Z", "reason": "detached", "by": {"host": "a"},
+    });
+    let controller = Fake::start(move |request| {
+        let (tenure, next) = if request.contains("after=") {
+            (tenure("c1", ended.clone()), None)
+        } else {
+            (tenure("c2", Value::Null), Some("5a-1"))
+        };
+        ok(&json!({ "items": [tenure], "revision": 5, "next": next }))
+    });
+    let output = run(&controller.url, "history prod/web-0 --at 2026-11-20T14:06");
+    assert_exit(&output, 0);
+    assert_eq!(stdout(&output).lines().count(), 3, "{}", stdout(&output));
+    assert!(stdout(&output).ends_with("detached  host a\n"), "{}", stdout(&output));
+    let moment = "2026-11-20T14%3A06%3A00Z";
+    let first = format!("GET /v1/history?name=web-0&namespace=prod&since={moment}&until={moment}");
+    assert_eq!(controller.asked(), [first.clone(), format!("{first}&after=5a-1&limit=5000")]);
+
+    let output = run(&controller.url, "history --network corp");
+    assert_exit(&output, 2);
+    assert!(stderr(&output).contains("whose history? give an address"), "{}", stderr(&output));
+    assert_eq!(controller.asked().len(), 2);
+}
+
+#[test]
 fn pools_are_listed_by_network() {
     let controller = Fake::always(ok(&listing(&[pool()])));
     let listed = |words: &str| stdout(&run(&controller.url, words)).lines().count();

@@ -8,6 +8,7 @@
 
 mod api;
 mod files;
+mod history;
 mod process;
 mod restarts;
 mod restore;
