@@ -65,7 +65,7 @@ fn has_room_elsewhere(state: &State, block: &BlockEntry) -> bool {
         u128::from(other.taken) < pool.givable.count(first, last)
     };
     state
-        .owned(name, host)
+        .owned(name, host, 0)
         .filter_map(|first| state.block(name, first))
         .any(|other| other.record.prefix != block.record.prefix && has_room(other))
 }

@@ -63,12 +63,12 @@ impl Search<'_> {
         let first = self::bits(block_around(pool, bits)?.address());
         self.state.block(&pool.name, first).map(|_| first)
     }
+}
 
-    /// Whether every address of a block that can be given out is taken.
-    fn is_full(&self, block: &BlockEntry) -> bool {
-        let (first, last) = block.record.prefix.range().bits();
-        u128::from(block.taken) >= self.pool.givable.count(first, last)
-    }
+/// Whether every address of a block that can be given out is taken.
+fn is_full(pool: &PoolEntry, block: &BlockEntry) -> bool {
+    let (first, last) = block.record.prefix.range().bits();
+    u128::from(block.taken) >= pool.givable.count(first, last)
 }
 
 /// Returns the next address of `pool` for a container on `host`.
@@ -164,20 +164,22 @@ fn in_own_blocks(search: &mut Search<'_>, host: &HostName) -> Option<u128> {
     let pool = search.pool;
     let name = &pool.record.name;
     let state = search.state;
-    let spans: Vec<(u128, u128)> = state
-        .owned(name, host)
-        .filter_map(|first| state.block(name, first))
-        .filter(|block| !search.is_full(block))
-        .map(|block| block.record.prefix.range().bits())
-        .collect();
-    let pointer = state.pointer(name, host);
-    let after = |(from, to): &(u128, u128)| match pointer {
-        Some(pointer) => pool.givable.upwards((*from).max(pointer.saturating_add(1)), *to),
-        None => pool.givable.upwards(*from, *to),
+    let spans = |from| {
+        state
+            .owned(name, host, from)
+            .filter_map(|first| state.block(name, first))
+            .filter(|block| !is_full(pool, block))
+            .map(|block| block.record.prefix.range().bits())
     };
-    let all = |(from, to): &(u128, u128)| pool.givable.upwards(*from, *to);
-    let found = search.first_free(spans.iter().flat_map(after));
-    found.or_else(|| search.first_free(spans.iter().flat_map(all)))
+    if let Some(pointer) = state.pointer(name, host) {
+        let after = pointer.saturating_add(1);
+        let here = block_around(&pool.record, pointer).map_or(pointer, |at| bits(at.address()));
+        let later = spans(here).flat_map(|(from, to)| pool.givable.upwards(from.max(after), to));
+        if let Some(found) = search.first_free(later) {
+            return Some(found);
+        }
+    }
+    search.first_free(spans(0).flat_map(|(from, to)| pool.givable.upwards(from, to)))
 }
 
 /// Finds the first block that nobody has with a free address in it.
@@ -186,14 +188,15 @@ fn in_new_block(search: &mut Search<'_>) -> Option<(u128, Prefix)> {
     let (_, last) = pool.record.range.bits();
     let size = u128::from(pool.record.block_size);
     let mut next = first_block(pool)?;
-    let mut owned = search.state.blocks_of(&pool.record.name).peekable();
     while next <= last {
         let prefix = block_around(&pool.record, next)?;
         let (first, end) = prefix.range().bits();
-        while owned.next_if(|block| bits(block.record.prefix.address()) < first).is_some() {}
-        let is_owned =
-            owned.peek().is_some_and(|block| bits(block.record.prefix.address()) == first);
-        if !is_owned {
+        // Full blocks mostly lie beside each other: thousands of them are one run.
+        if let Some((_, to)) = pool.taken.around(first).filter(|(_, to)| *to >= end) {
+            next = (to.checked_add(1)? / size).checked_mul(size)?;
+            continue;
+        }
+        if search.state.block(&pool.record.name, first).is_none() {
             if let Some(found) = search.first_free(pool.givable.upwards(first, end)) {
                 return Some((found, prefix));
             }
@@ -228,7 +231,7 @@ fn astray(search: &mut Search<'_>) -> Option<u128> {
         return Some(found);
     }
     let blocks: Vec<&BlockEntry> =
-        state.blocks_of(&pool.record.name).rev().filter(|block| !search.is_full(block)).collect();
+        state.blocks_of(&pool.record.name).rev().filter(|block| !is_full(pool, block)).collect();
     let mut tops = blocks.into_iter().flat_map(|block| {
         let (from, to) = block.record.prefix.range().bits();
         pool.givable.downwards(from, to)

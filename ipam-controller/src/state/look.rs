@@ -140,10 +140,15 @@ impl State {
             .map(|(address, _)| address)
     }
 
-    /// The first addresses of a host's blocks of a pool, in order.
-    pub(crate) fn owned(&self, pool: &PoolName, host: &HostName) -> impl Iterator<Item = u128> {
+    /// The first addresses of a host's blocks of a pool from an address on, in order.
+    pub(crate) fn owned(
+        &self,
+        pool: &PoolName,
+        host: &HostName,
+        from: u128,
+    ) -> impl Iterator<Item = u128> {
         let key = (pool.clone(), host.clone());
-        self.owned.get(&key).into_iter().flatten().copied()
+        self.owned.get(&key).into_iter().flat_map(move |owned| owned.range(from..)).copied()
     }
 
     /// The address that a host was last given from its blocks of a pool, since this state was

@@ -19,7 +19,7 @@ pub(crate) mod memory;
 pub(crate) use embedded::{Embedded, Options};
 pub(crate) use etcd::{Endpoint, Etcd, Options as EtcdOptions, Prefix as EtcdPrefix};
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::error::Error;
 use std::fmt;
 
@@ -156,8 +156,8 @@ pub(crate) struct Txn {
 /// nor write, what another writes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Footprint {
-    written: BTreeSet<Key>,
-    relied: BTreeSet<Key>,
+    written: HashSet<Key>,
+    relied: HashSet<Key>,
     quiet: Vec<Quiet>,
 }
 
@@ -176,7 +176,12 @@ impl Footprint {
             return Err(key.clone());
         }
         self.written.extend(written.cloned());
-        self.relied.extend(txn.compares.keys().cloned());
+        for key in txn.compares.keys() {
+            // Most members rely on the same few: network, host, session.
+            if !self.relied.contains(key) {
+                self.relied.insert(key.clone());
+            }
+        }
         self.quiet.extend(txn.quiet.iter().cloned());
         Ok(())
     }
@@ -186,7 +191,7 @@ impl Footprint {
     }
 
     fn written_in(&self, quiet: &Quiet) -> Option<&Key> {
-        self.written.range(quiet.from.clone()..quiet.to.clone()).next()
+        self.written.iter().find(|key| quiet.covers(key))
     }
 }
 
@@ -309,7 +314,32 @@ pub(crate) struct Overlap(Key);
 ///
 /// [`CommitError::NotDone`].
 pub(crate) fn disjoint(batch: &[Txn]) -> Result<(), CommitError> {
-    let mut footprint = Footprint::default();
-    let met = batch.iter().find_map(|txn| footprint.add(txn).err());
-    met.map_or(Ok(()), |key| Err(CommitError::NotDone(Overlap(key).into())))
+    match meeting(batch) {
+        Some(key) => Err(CommitError::NotDone(Overlap(key.to_owned()).into())),
+        None => Ok(()),
+    }
+}
+
+/// A key on which two members meet, as [`Footprint`] finds it, without a copy of every key.
+fn meeting(batch: &[Txn]) -> Option<&str> {
+    let mut writers = HashMap::new();
+    for (number, txn) in batch.iter().enumerate() {
+        for key in txn.writes.keys() {
+            if writers.insert(key.as_str(), number).is_some() {
+                return Some(key);
+            }
+        }
+    }
+    for (number, txn) in batch.iter().enumerate() {
+        let by_another = |key: &&str| writers.get(key).is_some_and(|writer| *writer != number);
+        let relied = txn.compares.keys().map(String::as_str).find(by_another);
+        let covered = || {
+            let written = || writers.keys().copied().filter(by_another);
+            txn.quiet.iter().find_map(|quiet| written().find(|key| quiet.covers(key)))
+        };
+        if let Some(key) = relied.or_else(covered) {
+            return Some(key);
+        }
+    }
+    None
 }

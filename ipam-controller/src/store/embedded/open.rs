@@ -1,6 +1,6 @@
 //! Edge: the store's file while it is open: what is read from its tables and written to them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, Table, WriteTransaction};
 
@@ -182,10 +182,12 @@ impl Open {
     fn judge(&self, batch: Vec<Txn>) -> Result<Judged, Failure> {
         let keys = self.keys()?;
         let mut judged = Judged::default();
-        for txn in batch {
-            let conflict = self.conflict(&keys, &txn)?;
+        let mut there = HashMap::new();
+        for txn in &batch {
+            judged.conflicts.push(self.conflict(&keys, txn, &mut there)?);
+        }
+        for (txn, conflict) in batch.into_iter().zip(&judged.conflicts) {
             let writes = if conflict.is_none() { txn.writes } else { BTreeMap::new() };
-            judged.conflicts.push(conflict);
             for (key, write) in writes {
                 if matches!(write, Write::Ephemeral(_)) {
                     judged.fleeting.push(key.clone());
@@ -218,15 +220,25 @@ impl Open {
         })
     }
 
-    /// Returns the first key that is not as `txn` saw it.
-    fn conflict(
+    /// Returns the first key that is not as `txn` saw it. What is there is looked up once for all
+    /// members, which rely on the same few keys: network, host, session.
+    fn conflict<'a>(
         &self,
         keys: &ReadOnlyTable<&'static str, &'static [u8]>,
-        txn: &Txn,
+        txn: &'a Txn,
+        there: &mut HashMap<&'a str, Revision>,
     ) -> Result<Option<Key>, Failure> {
         for (key, seen) in &txn.compares {
+            if let Seen::At(revision) = seen
+                && there.get(key.as_str()) == Some(revision)
+            {
+                continue;
+            }
             if self.seen(keys, key)? != *seen {
                 return Ok(Some(key.clone()));
+            }
+            if let Seen::At(revision) = seen {
+                there.insert(key, *revision);
             }
         }
         for Quiet { from, to, since } in &txn.quiet {
