@@ -94,6 +94,9 @@ struct Create {
 
 #[derive(Debug, clap::Args)]
 struct Changes {
+    /// Its addresses, as at creation: more, or fewer where nobody has one of those that it would lose
+    #[arg(long, value_name = "RANGE")]
+    range: Option<Range>,
     /// Addresses that are never given out from now on, in place of those before; who has one keeps it
     #[arg(long, value_delimiter = ',', value_name = "RANGE")]
     exclude: Vec<Range>,
@@ -242,6 +245,7 @@ impl Changes {
         let exclude = self.no_exclude || !self.exclude.is_empty();
         let select = self.select.select();
         PoolChange {
+            range: self.range,
             exclude: exclude.then(|| self.exclude.clone()),
             sticky: self.sticky,
             retention: self.retention,

@@ -152,10 +152,13 @@ pub struct PoolSpec {
     pub priority: i32,
 }
 
-/// What to change of a pool; its network, range and block size are fixed.
+/// What to change of a pool; its network and block size are fixed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PoolChange {
+    /// Its addresses: more, or fewer where nobody has one of those that it would lose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<Range>,
     /// Addresses of the range that are never given out from now on; who has one keeps it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exclude: Option<Vec<Range>>,

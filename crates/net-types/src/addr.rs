@@ -223,6 +223,15 @@ pub struct Range {
 }
 
 impl Range {
+    /// The addresses from `first` to `last`, both included; none if they are of two families or the wrong way round.
+    #[must_use]
+    pub fn between(first: IpAddr, last: IpAddr) -> Option<Self> {
+        let family = Family::of(first);
+        let is_one_family = family == Family::of(last);
+        let (first, last) = (address_bits(first), address_bits(last));
+        (is_one_family && first <= last).then_some(Self { family, first, last })
+    }
+
     /// Whether it is of IPv4 or of IPv6.
     #[must_use]
     pub fn family(self) -> Family {

@@ -8,5 +8,6 @@ pub(crate) mod hosts;
 pub(crate) mod networks;
 pub(crate) mod pools;
 pub(crate) mod reports;
+pub(crate) mod resize;
 pub(crate) mod sessions;
 pub(crate) mod silence;

@@ -10,6 +10,7 @@ use limpet_api::{ApiError, ErrorCode};
 use limpet_net_types::{Family, PoolName, Prefix, Range};
 use serde_json::json;
 
+use super::resize::lose;
 use crate::draft::{Decision, Draft, refuse};
 use crate::givable::Givable;
 use crate::keys::Subject;
@@ -64,6 +65,7 @@ pub(crate) fn change(state: &State, name: &PoolName, change: &PoolChange) -> Dec
         let before = &entry.record;
         let change = change.clone();
         let pool = Pool {
+            range: change.range.unwrap_or(before.range),
             exclude: change.exclude.unwrap_or_else(|| before.exclude.clone()),
             sticky: change.sticky.unwrap_or(before.sticky),
             retention: change.retention.unwrap_or(before.retention),
@@ -78,37 +80,39 @@ pub(crate) fn change(state: &State, name: &PoolName, change: &PoolChange) -> Dec
             return Ok(Entry { record: pool, revision: entry.revision });
         }
         gives(&pool)?;
+        if pool.range != before.range {
+            can_be(state, before, &pool)?;
+            lose(state, draft, entry, Some(pool.range))?;
+        }
         draft.change_config(state);
         draft.put(&Subject::Pool(name.clone()), &pool);
         Ok(Entry { record: pool, revision: Revision::OWN })
     })
 }
 
+/// Checks that a pool can have another range than before.
+fn can_be(state: &State, before: &Pool, pool: &Pool) -> Result<(), ApiError> {
+    let Pool { name, range, .. } = pool;
+    if range.family() != before.range.family() {
+        let text = format!(
+            "pool {name} is of {}, and {range} is not: make another pool for it",
+            before.range.family()
+        );
+        return refuse(ErrorCode::Invalid, text);
+    }
+    usable(*range)?;
+    fits(pool)?;
+    overlaps(state, pool)?;
+    holds_no_host(state, *range, name)
+}
+
 /// Decides the removal of a pool, with its blocks and what is left of addresses given back.
 pub(crate) fn delete(state: &State, name: &PoolName) -> Decision<()> {
     Decision::make(|draft| {
         let pool = found(state, draft, name)?;
-        let (held, reserved) = (pool.tally.held, pool.tally.reserved);
-        if held + reserved > 0 {
-            let text = format!(
-                "pool {name} is in use: {held} of its addresses are held by attachments, \
-                 {reserved} are reserved and not held"
-            );
-            return Err(ApiError::new(ErrorCode::PoolInUse, text)
-                .with_details(json!({ "held": held, "reserved": reserved })));
-        }
+        lose(state, draft, pool, None)?;
         draft.change_config(state);
         draft.delete(&Subject::Pool(name.clone()));
-        for block in state.blocks_of(name) {
-            let subject = Subject::Block(name.clone(), block.record.prefix);
-            draft.rely_on(&subject, Some(block.revision));
-            draft.delete(&subject);
-        }
-        for (address, slot) in state.slots_of(&pool.record) {
-            let subject = Subject::Address(pool.record.network.clone(), address);
-            draft.rely(&subject, Some(slot));
-            draft.delete(&subject);
-        }
         Ok(())
     })
 }
@@ -184,14 +188,18 @@ fn block_size(pool: &Pool, spec: &PoolSpec) -> Result<(), ApiError> {
         let text = format!("block size {size} is not a power of two from 1 to {MOST_BLOCK_SIZE}");
         return refuse(ErrorCode::Invalid, text);
     }
-    if !fits_a_block(pool) {
-        let text = format!(
-            "no aligned block of {size} addresses is wholly inside {}: ask for a smaller block size",
-            pool.range
-        );
-        return refuse(ErrorCode::Invalid, text);
+    fits(pool)
+}
+
+fn fits(pool: &Pool) -> Result<(), ApiError> {
+    if fits_a_block(pool) {
+        return Ok(());
     }
-    Ok(())
+    let Pool { range, block_size, .. } = pool;
+    let text = format!(
+        "no aligned block of {block_size} addresses is wholly inside {range}, so that hosts could not share it by blocks"
+    );
+    refuse(ErrorCode::Invalid, text)
 }
 
 fn gives(pool: &Pool) -> Result<(), ApiError> {
@@ -209,7 +217,8 @@ fn gives(pool: &Pool) -> Result<(), ApiError> {
 
 /// All networks share one address space, so an address of two pools would be in two places.
 fn overlaps(state: &State, pool: &Pool) -> Result<(), ApiError> {
-    let Some(other) = state.pools().find(|other| other.record.range.overlaps(pool.range)) else {
+    let mut others = state.pools().filter(|other| other.record.name != pool.name);
+    let Some(other) = others.find(|other| other.record.range.overlaps(pool.range)) else {
         return Ok(());
     };
     let Pool { name, network, range, .. } = &other.record;

@@ -4,18 +4,18 @@ use axum::Json;
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use limpet_api::config::{Pool, PoolChange, PoolSpec, PoolUse};
-use limpet_api::{ErrorCode, Listing, Versioned};
-use limpet_net_types::PoolName;
+use limpet_api::{ApiError, ErrorCode, Listing, Versioned};
+use limpet_net_types::{PoolName, Range};
 
 use super::{listing, missing};
 use crate::alloc::pick::usage;
 use crate::http::extract::{Body, Change, Params, Patch};
 use crate::http::{Answer, App, Done};
-use crate::rules::pools as rules;
+use crate::rules::{pools as rules, resize};
 use crate::state::{Entry, PoolEntry, State};
 
 impl Change for PoolChange {
-    const FIXED: &'static [&'static str] = &["network", "range", "block_size"];
+    const FIXED: &'static [&'static str] = &["network", "block_size"];
 }
 
 fn used(state: &State, pool: &PoolEntry) -> PoolUse {
@@ -67,6 +67,9 @@ pub(in crate::http) async fn change(
     Params(name): Params<PoolName>,
     Patch(change): Patch<PoolChange>,
 ) -> Answer<Versioned<PoolUse>> {
+    if change.range.is_some() {
+        clear(&app, &name, change.range).await?;
+    }
     let decide = move |state: &State| rules::change(state, &name, &change);
     let pool = app.book.change(decide).await?;
     with_use(&app, pool).await
@@ -76,6 +79,17 @@ pub(in crate::http) async fn delete(
     Shared(app): Shared<App>,
     Params(name): Params<PoolName>,
 ) -> Done {
+    clear(&app, &name, None).await?;
     app.book.decide(move |state| rules::delete(state, &name)).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Clears away what is left of addresses that a pool loses, more of it than one transaction takes.
+async fn clear(app: &App, name: &PoolName, range: Option<Range>) -> Result<(), ApiError> {
+    let mut is_clear = false;
+    while !is_clear {
+        let name = name.clone();
+        is_clear = app.book.decide(move |state| resize::clear(state, &name, range)).await?.0;
+    }
+    Ok(())
 }
