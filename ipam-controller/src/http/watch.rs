@@ -35,6 +35,10 @@ const READS: usize = 3;
 /// How many things may have changed in the log before a snapshot is the shorter story.
 const MOST_TOUCHED: usize = 20_000;
 
+/// How long the log may take to tell of the next change. In a store that others use as well, the
+/// newest revision may be theirs, of which it never tells.
+const LOG_LIMIT: Duration = Duration::from_secs(1);
+
 pub(super) async fn watch(
     Shared(app): Shared<App>,
     Extension(Hangup(hangup)): Extension<Hangup>,
@@ -121,7 +125,8 @@ async fn read_log(
     let mut watch = store.watch(since).await?;
     let mut at = since;
     while at < head {
-        let event = watch.next().await?;
+        let Ok(event) = time::timeout(LOG_LIMIT, watch.next()).await else { return Ok(None) };
+        let event = event?;
         at = event.revision;
         for (key, write) in event.changes {
             let Ok(subject) = Subject::parse(&key) else { return Ok(None) };

@@ -1,55 +1,24 @@
 //! Pure: what every store must do, as tests that run over each of them.
 //!
-//! A new store adds one line at the end of this file, and passes.
+//! A new store adds one line at the end of this file and one of [`fixtures`], and passes.
+
+mod fixtures;
+mod model;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, LocalBoxFuture, ready};
-use proptest::prelude::*;
 use tokio::time::timeout;
 
-use super::etcd::server::Cluster;
+use self::fixtures::Fixture;
 use super::faulty::{Fault, Faulty};
-use super::memory::Memory;
 use super::{
-    CommitError, Event, Footprint, Outcome, Quiet, Revision, Seen, Snapshot, Store, Txn,
-    WatchError, Write,
+    CommitError, Event, Outcome, Quiet, Revision, Seen, Snapshot, Store, Txn, WatchError, Write,
 };
 
 /// How many revisions the change log of a store under test keeps.
 const LOG: u64 = 20;
-
-/// How to have a store again; where it lies stays as long as that.
-struct Again {
-    open: Box<dyn Fn() -> BoxFuture<'static, Arc<dyn Store>>>,
-    etcd: Option<Arc<Cluster>>,
-}
-
-/// A fresh store, and how to have it again.
-type Fixture = (Arc<dyn Store>, Again);
-
-/// Makes fresh stores, one beside the other.
-type Maker = Box<dyn Fn() -> LocalBoxFuture<'static, Fixture>>;
-
-impl Again {
-    /// Opens the same store as another controller would, or the same one after a restart.
-    fn open(&self) -> BoxFuture<'static, Arc<dyn Store>> {
-        (self.open)()
-    }
-
-    /// Lets the change log keep no more than it should, where the store leaves that to others.
-    async fn compact(&self, newest: Revision) {
-        if let Some(cluster) = &self.etcd {
-            let at = i64::try_from(newest.0 - LOG).unwrap();
-            cluster.client().await.compact(at, None).await.unwrap();
-        }
-    }
-}
 
 fn put(key: &str, value: &str) -> (String, Write) {
     (key.to_owned(), Write::Put(Bytes::copy_from_slice(value.as_bytes())))
@@ -391,113 +360,6 @@ async fn a_read_that_was_cut_is_an_error_and_no_short_list((store, _again): Fixt
     assert_eq!(contents(&faulty, "a").await, map([("a", "1")]));
 }
 
-/// Replays a watch over a snapshot, as a replica does.
-fn replay(snapshot: &mut Snapshot, event: Event) {
-    snapshot.revision = event.revision;
-    for (key, write) in event.changes {
-        match write {
-            Write::Put(value) | Write::Ephemeral(value) => {
-                let revision = event.revision;
-                snapshot.entries.insert(key, super::Versioned { value, revision });
-            }
-            Write::Delete => drop(snapshot.entries.remove(&key)),
-        }
-    }
-}
-
-fn any_txn() -> impl Strategy<Value = Txn> {
-    let key = || prop::sample::select(vec!["a", "b", "c"]).prop_map(str::to_owned);
-    let seen = prop_oneof![
-        1 => Just(Seen::Absent),
-        2 => (1..6_u64).prop_map(|revision| Seen::At(Revision(revision))),
-    ];
-    let write =
-        prop_oneof![Just(Write::Delete), "[xy]".prop_map(|value| Write::Put(value.into())),];
-    (
-        prop::collection::btree_map(key(), seen, 0..2),
-        prop::collection::btree_map(key(), write, 0..3),
-    )
-        .prop_map(|(compares, writes)| Txn { compares, writes, quiet: vec![] })
-}
-
-/// Members that do not meet: those that would are left out.
-fn any_batch() -> impl Strategy<Value = Vec<Txn>> {
-    prop::collection::vec(any_txn(), 0..4).prop_map(|mut batch| {
-        let mut footprint = Footprint::default();
-        batch.retain(|txn| footprint.add(txn).is_ok());
-        batch
-    })
-}
-
-/// What the model's revisions are in a store: it begins later, where others had it before.
-struct Revisions(Vec<Revision>);
-
-impl Revisions {
-    /// The store's revision for the model's; one that is still to come, if the model has not had it.
-    fn of(&self, model: Revision) -> Revision {
-        let at = usize::try_from(model.0).unwrap();
-        let known = at.checked_sub(1).and_then(|at| self.0.get(at));
-        known.copied().unwrap_or(Revision(self.0.last().unwrap().0 + 1000 + model.0))
-    }
-
-    fn txn(&self, txn: &Txn) -> Txn {
-        let seen = |seen: &Seen| match seen {
-            Seen::Absent => Seen::Absent,
-            Seen::At(revision) => Seen::At(self.of(*revision)),
-        };
-        let compares = txn.compares.iter().map(|(key, found)| (key.clone(), seen(found)));
-        Txn { compares: compares.collect(), ..txn.clone() }
-    }
-
-    fn outcome(&self, outcome: Outcome) -> Outcome {
-        match outcome {
-            Outcome::Committed(revision) => Outcome::Committed(self.of(revision)),
-            conflict @ Outcome::Conflict(_) => conflict,
-        }
-    }
-}
-
-/// Any store does with any batches what the model in memory does.
-async fn agrees_with_the_model_on((store, _again): Fixture, batches: Vec<Vec<Txn>>) {
-    let model = Memory::new(LOG);
-    let mut replica = Snapshot::of(&*store, "").await.unwrap();
-    let mut revisions = Revisions(vec![replica.revision]);
-    let mut watch = store.watch(replica.revision).await.unwrap();
-    for batch in batches {
-        let translated = batch.iter().map(|txn| revisions.txn(txn)).collect();
-        let outcomes = store.commit(translated).await.unwrap();
-        let expected = model.commit(batch).await.unwrap();
-        let found = Snapshot::of(&*store, "").await.unwrap();
-        let mut modelled = Snapshot::of(&model, "").await.unwrap();
-        if modelled.revision.0 > u64::try_from(revisions.0.len()).unwrap() {
-            revisions.0.push(found.revision);
-        }
-        let expected: Vec<_> =
-            expected.into_iter().map(|outcome| revisions.outcome(outcome)).collect();
-        assert_eq!(outcomes, expected);
-        while replica.revision < found.revision {
-            replay(&mut replica, watch.next().await.unwrap());
-        }
-        let identity = crate::keys::STORE_ID;
-        assert_eq!(replica, found, "the watch tells everything");
-        modelled.revision = revisions.of(modelled.revision);
-        for entry in modelled.entries.values_mut() {
-            entry.revision = revisions.of(entry.revision);
-        }
-        modelled.entries.insert(identity.to_owned(), found.entries[identity].clone());
-        assert_eq!(found, modelled);
-    }
-}
-
-fn run_against_the_model(maker: fn() -> Maker) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let make = maker();
-    let batches = prop::collection::vec(any_batch(), 0..6);
-    proptest!(ProptestConfig::with_cases(64), |(batches in batches)| {
-        runtime.block_on(async { agrees_with_the_model_on(make().await, batches).await });
-    });
-}
-
 /// Runs the suite over the stores that `$fixture` makes.
 macro_rules! contract {
     ($store:ident, $fixture:expr, [$($test:ident),* $(,)?]) => {
@@ -505,14 +367,14 @@ macro_rules! contract {
             $(
                 #[tokio::test]
                 async fn $test() {
-                    let make: super::Maker = $fixture();
+                    let make: super::fixtures::Maker = $fixture();
                     super::$test(make().await).await;
                 }
             )*
 
             #[test]
             fn does_with_any_batches_what_the_model_does() {
-                super::run_against_the_model($fixture);
+                super::model::run_against_the_model($fixture);
             }
         }
     };
@@ -549,60 +411,8 @@ macro_rules! contracts {
     };
 }
 
-fn in_memory() -> Maker {
-    Box::new(|| {
-        let memory = Memory::new(LOG);
-        let other = memory.clone();
-        let open = move || {
-            let store: Arc<dyn Store> = Arc::new(other.another());
-            ready(store).boxed()
-        };
-        let store: Arc<dyn Store> = Arc::new(memory);
-        ready((store, Again { open: Box::new(open), etcd: None })).boxed_local()
-    })
-}
-
-fn in_a_file() -> Maker {
-    Box::new(|| {
-        let dir = tempfile::tempdir().unwrap();
-        let open = move || {
-            let options = super::Options {
-                path: dir.path().join("store.redb"),
-                cache_bytes: 1 << 20,
-                log_revisions: LOG,
-            };
-            let store: Arc<dyn Store> = Arc::new(super::Embedded::open(&options).unwrap());
-            store
-        };
-        let store = open();
-        let open = move || ready(open()).boxed();
-        ready((store, Again { open: Box::new(open), etcd: None })).boxed_local()
-    })
-}
-
-/// Each has a prefix of its own.
-fn in_etcd() -> Maker {
-    let cluster = Arc::new(Cluster::start(1));
-    let count = AtomicUsize::new(0);
-    Box::new(move || {
-        let prefix = format!("/store-{}", count.fetch_add(1, Ordering::Relaxed));
-        let etcd = Some(Arc::clone(&cluster));
-        let cluster = Arc::clone(&cluster);
-        let open: Box<dyn Fn() -> BoxFuture<'static, Arc<dyn Store>>> = Box::new(move || {
-            let (cluster, prefix) = (Arc::clone(&cluster), prefix.clone());
-            async move {
-                let store: Arc<dyn Store> = Arc::new(cluster.store(&prefix).await);
-                store
-            }
-            .boxed()
-        });
-        let again = Again { open, etcd };
-        async move { (again.open().await, again) }.boxed_local()
-    })
-}
-
 contracts! {
-    memory: super::in_memory,
-    embedded: super::in_a_file,
-    etcd: super::in_etcd,
+    memory: super::fixtures::in_memory,
+    embedded: super::fixtures::in_a_file,
+    etcd: super::fixtures::in_etcd,
 }

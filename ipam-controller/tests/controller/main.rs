@@ -10,5 +10,9 @@ mod api;
 mod files;
 mod history;
 mod process;
+mod replicas;
 mod restarts;
 mod restore;
+#[path = "../../src/store/etcd/server.rs"]
+#[allow(dead_code, reason = "the tests of the store use all of it")]
+mod server;

@@ -20,6 +20,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::server::Cluster;
+
 /// How long anything may take before the test fails.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
@@ -64,35 +66,74 @@ pub(crate) fn refused(store: &Path) -> String {
     said
 }
 
-impl Controller {
-    pub(crate) fn start(store: &Path) -> Self {
-        Self::start_with(store, &[])
-    }
+/// A controller that was started, and may not be ready yet.
+pub(crate) struct Starting {
+    child: Option<Child>,
+    ready: PathBuf,
+    log: PathBuf,
+}
 
-    pub(crate) fn start_with(store: &Path, flags: &[&str]) -> Self {
-        let ready = store.with_extension("ready");
+impl Starting {
+    /// Starts one; its files have this path, with other extensions.
+    pub(crate) fn new(path: &Path, flags: &[&str]) -> Self {
+        let ready = path.with_extension("ready");
         let _ = fs::remove_file(&ready);
-        let log = store.with_extension("log");
-        let child = command(&["--plain-http", "--listen", "127.0.0.1:0"])
-            .arg("--store")
-            .arg(store)
+        let log = path.with_extension("log");
+        let child = command(&["--plain-http"])
+            .args(if flags.contains(&"--listen") { &[][..] } else { &["--listen", "127.0.0.1:0"] })
             .arg("--ready-file")
             .arg(&ready)
             .args(flags)
             .stderr(fs::File::create(&log).unwrap())
             .spawn()
             .unwrap();
+        Self { child: Some(child), ready, log }
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until it is ready.
+    pub(crate) fn ready(mut self) -> Controller {
         let deadline = Instant::now() + LIMIT;
         let address: SocketAddr = loop {
-            if let Ok(text) = fs::read_to_string(&ready) {
+            if let Ok(text) = fs::read_to_string(&self.ready) {
                 break text.trim().parse().unwrap();
             }
-            let said = fs::read_to_string(&log).unwrap_or_default();
-            assert!(Instant::now() < deadline, "not ready: {said}");
+            assert!(Instant::now() < deadline, "not ready: {}", self.log());
             thread::sleep(Duration::from_millis(10));
         };
         let endpoint = Endpoint::Http { authority: address.to_string() };
-        Self { child, log, address, client: Client::new(vec![endpoint], LIMIT) }
+        let client = Client::new(vec![endpoint], LIMIT);
+        let (child, log) = (self.child.take().unwrap(), self.log.clone());
+        Controller { child, log, address, client }
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Controller {
+    pub(crate) fn start(store: &Path) -> Self {
+        Self::start_with(store, &[])
+    }
+
+    pub(crate) fn start_with(store: &Path, flags: &[&str]) -> Self {
+        let store_flags = ["--store", store.to_str().unwrap()];
+        Starting::new(store, &[&store_flags, flags].concat()).ready()
+    }
+
+    /// Starts one on etcd; its files have this path, with other extensions.
+    pub(crate) fn start_on(cluster: &Cluster, path: &Path) -> Self {
+        Starting::new(path, &["--etcd", &cluster.urls().join(",")]).ready()
     }
 
     /// What it has logged.
@@ -121,8 +162,22 @@ impl Controller {
 
     /// Asks it to stop.
     pub(crate) fn terminate(&self) {
+        self.signal("-TERM");
+    }
+
+    /// Lets it stand still.
+    pub(crate) fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
     pub(crate) async fn ask<A: DeserializeOwned>(
