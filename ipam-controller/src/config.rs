@@ -148,6 +148,16 @@ pub(crate) struct Flags {
     )]
     pub(crate) history_days: u64,
 
+    /// Do nothing on an empty store until a backup is restored into it: hosts that found it empty would
+    /// take down what they have
+    #[arg(
+        long,
+        env = "LIMPET_AWAIT_RESTORE",
+        action = ArgAction::SetTrue,
+        value_parser = BoolishValueParser::new()
+    )]
+    pub(crate) await_restore: bool,
+
     /// File to write the bound address to, once requests are served
     #[arg(long, env = "LIMPET_READY_FILE", value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
@@ -162,6 +172,8 @@ pub(crate) struct Config {
     pub(crate) store: StorePlace,
     /// What is kept, and for how long.
     pub(crate) limits: Limits,
+    /// Whether an empty store is to wait for a backup.
+    pub(crate) await_restore: bool,
     /// Where to write the bound address.
     pub(crate) ready_file: Option<PathBuf>,
 }
@@ -253,7 +265,8 @@ impl TryFrom<Flags> for Config {
             history_records: flags.history_records,
             history_age: Span::from_seconds(flags.history_days * DAY),
         };
-        Ok(Self { listen: flags.listen, store, limits, ready_file: flags.ready_file })
+        let Flags { listen, await_restore, ready_file, .. } = flags;
+        Ok(Self { listen, store, limits, await_restore, ready_file })
     }
 }
 

@@ -63,10 +63,12 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
+use crate::backup::restoring;
 use crate::book::Book;
 use crate::config::{Config, Flags};
 use crate::http::App;
 use crate::leases::Leases;
+use crate::state::State;
 use crate::store::Store;
 
 /// How long what goes on without a caller may take once the controller stops.
@@ -134,6 +136,15 @@ async fn run(
 
     let (stop_serving, stop_deciding) = (CancellationToken::new(), CancellationToken::new());
     let mut keeping = tokio::spawn(keeper.run(stop_deciding.clone()));
+    if config.await_restore {
+        let attempt = random::token().context("asking the system for random bits")?;
+        let decide = move |state: &State| restoring::await_backup(state, attempt);
+        let (waits, _) =
+            book.decide_always(decide).await.context("looking whether the store is empty")?;
+        if waits {
+            warn!("nothing is done until a backup is restored: limpetctl restore");
+        }
+    }
     let tasks = TaskTracker::new();
     let app = app(book, store, &stop_serving, &tasks)?;
     tasks.spawn(listener::run(app.book.clone(), Arc::clone(&app.leases), stop_serving.clone()));

@@ -1,6 +1,6 @@
 //! Edge: the real controller on a host, and `limpetctl` against it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -37,12 +37,29 @@ impl Controller {
 
     /// Starts it again on the store that it left.
     pub fn resume(&mut self) {
+        self.start_with(&[], "network list");
+    }
+
+    /// Starts it on a new store, into which a backup is to be restored.
+    pub fn await_restore(&mut self, store: &str) {
+        self.store = self.host.dir().join(store);
+        self.start_with(&["--await-restore"], "restore status");
+    }
+
+    /// Where it can keep files.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.host.dir()
+    }
+
+    fn start_with(&mut self, flags: &[&str], works: &str) {
         let mut command = self.host.command(binary("limpet-controller"));
         command.args(["--listen", &self.listen, "--plain-http", "--store"]).arg(&self.store);
+        command.args(flags);
         self.process = Some(Process::start(command, &self.host.dir().join("controller.log")));
         wait_until(Duration::from_secs(10), "the controller is ready", || {
             self.process.as_mut().unwrap().assert_running();
-            self.try_ctl("network list").is_ok()
+            self.try_ctl(works).is_ok()
         });
     }
 

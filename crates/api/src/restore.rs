@@ -40,13 +40,21 @@ pub struct Restored {
 pub struct Restoring {
     /// Which attempt it is: an earlier one writes nothing any more.
     pub attempt: Token,
-    /// The checksum of the file.
+    /// The checksum of the file; empty while the store only waits for one.
     pub sha256: String,
     /// How many keys it has.
     pub keys: u64,
     /// Whether what it wrote is being deleted instead.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub discarding: bool,
+}
+
+impl Restoring {
+    /// Whether nothing has begun yet: the store waits for a backup, and does nothing else.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.sha256.is_empty()
+    }
 }
 
 /// What becomes of a restore: the answer to GET.

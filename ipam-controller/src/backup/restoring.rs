@@ -31,6 +31,10 @@ pub(crate) fn refusal<T>(state: &State) -> Option<Decision<T>> {
 /// The words for a restore that is under way, or broke off.
 pub(crate) fn under_way(restoring: &Restoring) -> ApiError {
     let Restoring { keys, sha256, .. } = restoring;
+    if restoring.is_awaited() && !restoring.discarding {
+        let text = "the store waits for a backup, and does nothing else until one is restored";
+        return ApiError::new(ErrorCode::StoreRestoring, text);
+    }
     let what = if restoring.discarding { "being discarded" } else { "under way, or broke off" };
     let text = format!(
         "a restore of {keys} keys is {what}; the SHA-256 of its file begins with {sha256:.12}"
@@ -44,7 +48,7 @@ pub(crate) fn begin(state: &State, restoring: &Restoring) -> Decision<()> {
         let before = state.restoring();
         draft.rely(&Subject::Restoring, before);
         match before.map(|entry| &entry.record) {
-            Some(before) if before.discarding || before.sha256 != restoring.sha256 => {
+            Some(before) if before.discarding || !may_follow(before, restoring) => {
                 return Err(under_way(before));
             }
             Some(_) => {}
@@ -59,6 +63,29 @@ pub(crate) fn begin(state: &State, restoring: &Restoring) -> Decision<()> {
         }
         draft.put(&Subject::Restoring, restoring);
         Ok(())
+    })
+}
+
+fn may_follow(before: &Restoring, restoring: &Restoring) -> bool {
+    before.is_awaited() || before.sha256 == restoring.sha256
+}
+
+/// Decides that an empty store does nothing until a backup is restored into it: hosts that joined it
+/// as it is would take down all that they have. Returns whether it waits.
+pub(crate) fn await_backup(state: &State, attempt: Token) -> Decision<bool> {
+    Decision::make(|draft| {
+        let before = state.restoring();
+        draft.rely(&Subject::Restoring, before);
+        draft.rely(&Subject::Restored, state.restored());
+        let is_empty = holds(state).is_none() && state.restored().is_none();
+        if before.is_none() && is_empty {
+            // Whoever creates something at the same time decides again.
+            draft.change_config(state);
+            let sha256 = String::new();
+            let waiting = Restoring { attempt, sha256, keys: 0, discarding: false };
+            draft.put(&Subject::Restoring, &waiting);
+        }
+        Ok(before.is_some() || is_empty)
     })
 }
 
@@ -144,6 +171,22 @@ mod tests {
         let error = sample.decided(|state| begin(state, &restoring(1, "aa"))).unwrap_err();
         assert_eq!(error.code, ErrorCode::StoreInUse);
         assert!(error.message.contains("1 networks, 1 hosts"), "{error}");
+    }
+
+    #[test]
+    fn a_store_that_waits_for_a_backup_takes_any_and_one_in_use_does_not_wait() {
+        let mut sample = Sample::new();
+        let token = Token::from_bits(1);
+        assert!(sample.decided(|state| await_backup(state, token)).unwrap());
+        let refused = refusal::<()>(sample.state()).unwrap().answer.unwrap_err();
+        assert!(refused.message.contains("waits for a backup"), "{refused}");
+        sample.decided(|state| begin(state, &restoring(2, "aa"))).unwrap();
+        sample.decided(|state| finish(state, Token::from_bits(2), token)).unwrap();
+        assert!(!sample.decided(|state| await_backup(state, token)).unwrap(), "it has had one");
+        let mut sample = Sample::new();
+        sample.network("blue");
+        assert!(!sample.decided(|state| await_backup(state, token)).unwrap());
+        assert!(refusal::<()>(sample.state()).is_none());
     }
 
     #[test]

@@ -79,7 +79,9 @@ async fn a_fleet_goes_on_in_another_store_once_its_hosts_have_said_what_lives() 
     old.kill();
 
     let (_dir, other) = place();
-    let new = Controller::start(&other);
+    let new = Controller::start_with(&other, &["--await-restore"]);
+    let early = new.try_join("b", 2, 2, 2).await;
+    assert_eq!(code(early), ErrorCode::StoreRestoring, "nobody joins an empty store");
     let status = restore(&new, &backup).await.unwrap();
     let restored = status.restored.unwrap();
     assert_eq!((restored.hosts, restored.waiting.len()), (2, 2));
