@@ -163,7 +163,7 @@ impl Book {
     ///
     /// # Errors
     ///
-    /// As [`Feed::begin`]; `unavailable` if the controller stops.
+    /// As [`crate::watch::feed::Feed::begin`]; `unavailable` if the controller stops.
     pub(crate) async fn watch(&self, watcher: Watcher) -> Result<Beginning, ApiError> {
         let (reply, answer) = oneshot::channel();
         self.jobs.send(Job::Watch { watcher, reply }).await.map_err(|_| stopping())?;

@@ -2,7 +2,7 @@
 //!
 //! | file | is | does |
 //! |---|---|---|
-//! | [`file`] | edge | a backup that was received: whether it is good, and its records |
+//! | [`mod@file`] | edge | a backup that was received: whether it is good, and its records |
 //! | [`restoring`] | pure | a restore as decisions: begin, write, finish, discard |
 
 pub(crate) mod file;
