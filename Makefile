@@ -40,7 +40,7 @@ bench-path: ## The data path beside the underlay and a VXLAN made by hand (as ro
 	cargo build --locked --release $(PROGRAMS)
 	LIMPET_BIN_DIR=$(RELEASE) cargo run --locked --release -p limpet-benches --bin bench-path
 
-bench-claims: ## Durable claims per second beside what the disk can do
+bench-claims: ## Durable claims per second beside what disk, store and etcd can do
 	scripts/setup bench
 	cargo build --locked --release $(PROGRAMS)
 	LIMPET_BIN_DIR=$(RELEASE) cargo run --locked --release -p limpet-benches --bin bench-claims

@@ -10,25 +10,40 @@ use anyhow::{Context, Result, ensure};
 /// How long it may take to start, with a store of any size, or to stop.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// Where a controller keeps its state.
+#[derive(Clone, Debug)]
+pub(crate) enum Kept {
+    /// In this file.
+    File(PathBuf),
+    /// In etcd, at this URL.
+    Etcd(String),
+}
+
 /// A controller that serves.
 #[derive(Debug)]
 pub(crate) struct Controller {
     child: Child,
+    kept: Kept,
     port: u16,
     files: PathBuf,
 }
 
 impl Controller {
-    /// Starts one whose store and files are in `directory`, and waits until it serves.
+    /// Starts one whose files are in `directory`, and waits until it serves.
     ///
     /// The sandbox's loopback is this process' own, so every port is free.
-    pub(crate) fn start(directory: &Path, port: u16) -> Result<Self> {
+    pub(crate) fn start(directory: &Path, port: u16, kept: Kept) -> Result<Self> {
         fs::create_dir_all(directory)?;
         let files = directory.to_owned();
-        let child = spawn(&files, port)?;
-        let mut controller = Self { child, port, files };
+        let child = spawn(&files, port, &kept)?;
+        let mut controller = Self { child, kept, port, files };
         controller.wait()?;
         Ok(controller)
+    }
+
+    /// One with a new store file in `directory`.
+    pub(crate) fn with_file(directory: &Path, port: u16) -> Result<Self> {
+        Self::start(directory, port, Kept::File(directory.join("store.redb")))
     }
 
     /// Where it serves.
@@ -48,7 +63,7 @@ impl Controller {
             ensure!(status.success(), "the controller ended with {status}");
         }
         let start = Instant::now();
-        self.child = spawn(&self.files, self.port)?;
+        self.child = spawn(&self.files, self.port, &self.kept)?;
         self.wait()?;
         Ok(start.elapsed())
     }
@@ -83,7 +98,7 @@ impl Controller {
     }
 }
 
-fn spawn(files: &Path, port: u16) -> Result<Child> {
+fn spawn(files: &Path, port: u16, kept: &Kept) -> Result<Child> {
     let ready = files.join("ready");
     if ready.exists() {
         fs::remove_file(&ready)?;
@@ -91,7 +106,10 @@ fn spawn(files: &Path, port: u16) -> Result<Child> {
     let mut command = Command::new(netns_tests::binary("limpet-controller"));
     command.args(["--plain-http", "--listen", &format!("127.0.0.1:{port}"), "--ready-file"]);
     command.arg(ready);
-    command.arg("--store").arg(files.join("store.redb"));
+    match kept {
+        Kept::File(path) => command.arg("--store").arg(path),
+        Kept::Etcd(url) => command.arg("--etcd").arg(url),
+    };
     command
         .stdin(Stdio::null())
         .stdout(File::create(files.join("controller.out"))?)

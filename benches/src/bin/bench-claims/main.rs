@@ -1,14 +1,16 @@
 //! Edge: durable claims per second at the controller, beside what its disk and its store can do alone.
 //!
-//! The claims come over HTTP from 1, 64 and 512 connections to the real controller, whose store is a file on the disk.
-//! Beside it, `disk` is a file that is appended to and synced, and `store` the library of the embedded store writing what
-//! claims write as the store writes it; the claims of that many clients share a sync, as they can in the controller.
-//! All alternate. Then come a pool that is exactly large enough, claims that are ended again, each with its record in the
+//! The claims come over HTTP from 1, 64 and 512 connections to the real controller, whose store is on the disk: in a
+//! file (`embedded`) or in etcd. Beside it: `disk` is a file that is appended to and synced; `store` the library of the
+//! embedded store writing what claims write as the store writes it, where the claims of that many clients share a
+//! sync as they can in the controller; `etcd-alone` single transactions of a claim's size by that many clients. All
+//! alternate. Then come a pool that is exactly large enough, claims that are ended again, each with its record in the
 //! history, and a controller that holds a million addresses beside one that holds a thousand.
 
 mod alone;
 mod claimer;
 mod controller;
+mod etcd;
 mod million;
 
 use std::fs;
@@ -22,7 +24,8 @@ use tokio::runtime::Runtime;
 
 use self::alone::Alone;
 use self::claimer::{Act, Claimer, Stop, WIDE};
-use self::controller::Controller;
+use self::controller::{Controller, Kept};
+use self::etcd::Etcd;
 
 /// How many clients there are at once.
 const AT_ONCE: [usize; 3] = [1, 64, 512];
@@ -36,6 +39,7 @@ fn main() -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let mut rows = embedded(&disk, &runtime)?;
+    rows.extend(in_etcd(&disk, &runtime)?);
     rows.push(million::full_pool(&disk, &runtime)?);
     rows.extend(million::history(&disk, &runtime, RUN)?);
     rows.extend(million::rows(&disk, &runtime)?);
@@ -50,51 +54,77 @@ fn main() -> Result<()> {
 struct Side {
     claims: Vec<f64>,
     times: Vec<f64>,
-    store: Vec<f64>,
+    alone: Vec<f64>,
+    alone_times: Vec<f64>,
     disk: Vec<f64>,
 }
 
 impl Side {
-    fn rows(&self, at_once: usize) -> [Row; 4] {
+    fn rows(&self, at_once: usize, claims: &str, alone: &str) -> Vec<Row> {
         let rate = |name: &str, samples: &[f64]| {
             row(format!("{name}.{at_once}"), "1/s", Better::High, samples)
         };
-        [
-            rate("embedded", &self.claims),
-            row(format!("embedded.{at_once}.time"), "ms", Better::Low, &self.times),
-            rate("store", &self.store),
+        let time = |name: &str, samples: &[f64]| {
+            row(format!("{name}.{at_once}.time"), "ms", Better::Low, samples)
+        };
+        let rows = [
+            rate(claims, &self.claims),
+            time(claims, &self.times),
+            rate(alone, &self.alone),
+            time(alone, &self.alone_times),
             rate("disk", &self.disk),
-        ]
+        ];
+        // What was not measured here has no row.
+        rows.into_iter().filter(|row| row.n > 0).collect()
     }
 }
 
 fn embedded(disk: &Path, runtime: &Runtime) -> Result<Vec<Row>> {
-    let controller = Controller::start(&disk.join("embedded"), 7600)?;
+    let controller = Controller::with_file(&disk.join("embedded"), 7600)?;
     let claimer = Arc::new(runtime.block_on(Claimer::join(&controller.url(), "pods", &WIDE, 1))?);
     let mut alone = Alone::new(disk)?;
     let mut sides = AT_ONCE.map(|at_once| (at_once, Side::default()));
     for _ in 0..ROUNDS {
         for (at_once, side) in &mut sides {
             side.disk.push(alone::appends(disk, *at_once, RUN)?);
-            side.store.push(alone.commits(*at_once, RUN)?);
+            side.alone.push(alone.commits(*at_once, RUN)?);
             let ran = runtime.block_on(claimer.run(*at_once, Act::Claim, Stop::After(RUN)))?;
             side.claims.push(ran.rate());
             side.times.extend(ran.times);
         }
     }
-    Ok(sides.iter().flat_map(|(at_once, side)| side.rows(*at_once)).collect())
+    Ok(sides.iter().flat_map(|(at_once, side)| side.rows(*at_once, "embedded", "store")).collect())
+}
+
+fn in_etcd(disk: &Path, runtime: &Runtime) -> Result<Vec<Row>> {
+    let etcd = runtime.block_on(Etcd::start(disk))?;
+    let controller =
+        Controller::start(&disk.join("etcd-controller"), 7601, Kept::Etcd(Etcd::url()))?;
+    let claimer = Arc::new(runtime.block_on(Claimer::join(&controller.url(), "pods", &WIDE, 1))?);
+    let mut sides = AT_ONCE.map(|at_once| (at_once, Side::default()));
+    for _ in 0..ROUNDS {
+        for (at_once, side) in &mut sides {
+            let (rate, times) = runtime.block_on(etcd.singles(*at_once, RUN))?;
+            side.alone.push(rate);
+            side.alone_times.extend(times);
+            let ran = runtime.block_on(claimer.run(*at_once, Act::Claim, Stop::After(RUN)))?;
+            side.claims.push(ran.rate());
+            side.times.extend(ran.times);
+        }
+    }
+    Ok(sides.iter().flat_map(|(at_once, side)| side.rows(*at_once, "etcd", "etcd-alone")).collect())
 }
 
 fn remarks(report: &Report) -> Vec<String> {
     let mut remarks = Vec::new();
-    for at_once in AT_ONCE {
-        let claims = report.median(&format!("embedded.{at_once}"));
-        let of = |side: &str| claims / report.median(&format!("{side}.{at_once}"));
-        remarks.push(format!(
-            "with {at_once} at once: {claims:.0} claims/s, {:.2} of what the store does alone, {:.2} of the bare disk",
-            of("store"),
-            of("disk")
-        ));
+    for (claims, alone) in [("embedded", "store"), ("etcd", "etcd-alone")] {
+        for at_once in AT_ONCE {
+            let median = report.median(&format!("{claims}.{at_once}"));
+            let share = median / report.median(&format!("{alone}.{at_once}"));
+            remarks.push(format!(
+                "{claims}, {at_once} at once: {median:.0} claims/s, {share:.2} of {alone}"
+            ));
+        }
     }
     let share = report.median("million.64.time") / report.median("thousand.64.time");
     remarks.push(format!(

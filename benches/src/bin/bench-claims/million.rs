@@ -23,7 +23,7 @@ const CLAIMS: u32 = 4_000;
 
 /// Fills a controller, reads its memory, starts it again, and claims beside one that has few.
 pub(crate) fn rows(disk: &Path, runtime: &Runtime) -> Result<Vec<Row>> {
-    let mut many = Controller::start(&disk.join("many"), 7610)?;
+    let mut many = Controller::with_file(&disk.join("many"), 7610)?;
     let claimer = Arc::new(runtime.block_on(Claimer::join(&many.url(), "pods", &WIDE, HOSTS))?);
     let hundred_thousand = Stop::At(50_000);
     runtime.block_on(claimer.run(512, Act::Claim, hundred_thousand))?;
@@ -50,7 +50,7 @@ pub(crate) fn rows(disk: &Path, runtime: &Runtime) -> Result<Vec<Row>> {
 fn claims(disk: &Path, runtime: &Runtime, many: &Arc<Claimer>) -> Result<Vec<Row>> {
     let mut sides = [("million", Vec::new(), Vec::new()), ("thousand", Vec::new(), Vec::new())];
     for round in 0..ROUNDS {
-        let few = Controller::start(&disk.join(format!("few-{round}")), 7611)?;
+        let few = Controller::with_file(&disk.join(format!("few-{round}")), 7611)?;
         let fresh = Arc::new(runtime.block_on(Claimer::join(&few.url(), "pods", &WIDE, HOSTS))?);
         runtime.block_on(fresh.run(64, Act::Claim, Stop::At(FEW / 2)))?;
         for (claimer, (_, rates, times)) in [many, &fresh].into_iter().zip(&mut sides) {
@@ -75,7 +75,7 @@ fn claims(disk: &Path, runtime: &Runtime, many: &Arc<Claimer>) -> Result<Vec<Row
 pub(crate) fn full_pool(disk: &Path, runtime: &Runtime) -> Result<Row> {
     let mut seconds = Vec::new();
     for round in 0..ROUNDS {
-        let controller = Controller::start(&disk.join(format!("full-{round}")), 7612)?;
+        let controller = Controller::with_file(&disk.join(format!("full-{round}")), 7612)?;
         let pool = [("full", "10.64.0.0..10.64.3.231")];
         let claimer =
             Arc::new(runtime.block_on(Claimer::join(&controller.url(), "pods", &pool, 10))?);
@@ -88,7 +88,7 @@ pub(crate) fn full_pool(disk: &Path, runtime: &Runtime) -> Result<Row> {
 
 /// Claims that are ended again, per second, each with its record in the history.
 pub(crate) fn history(disk: &Path, runtime: &Runtime, run: Duration) -> Result<[Row; 2]> {
-    let controller = Controller::start(&disk.join("history"), 7613)?;
+    let controller = Controller::with_file(&disk.join("history"), 7613)?;
     let claimer = Arc::new(runtime.block_on(Claimer::join(&controller.url(), "pods", &WIDE, 1))?);
     let (mut rates, mut times) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
