@@ -60,13 +60,19 @@ impl Ear {
         Self { store, watch: None }
     }
 
+    /// Opens the watch after a revision, if it is not open.
+    async fn open(&mut self, after: Revision) -> Result<(), WatchError> {
+        if self.watch.is_none() {
+            self.watch = Some(self.store.watch(after).await?);
+        }
+        Ok(())
+    }
+
     /// Returns the next change after a revision. Dropping the future loses nothing.
     pub(super) async fn next(&mut self, after: Revision) -> Result<Event, WatchError> {
         loop {
-            let watch = match &mut self.watch {
-                Some(watch) => watch,
-                none => none.insert(self.store.watch(after).await?),
-            };
+            self.open(after).await?;
+            let Some(watch) = &mut self.watch else { continue };
             match watch.next().await {
                 // What this controller wrote itself it knows already.
                 Ok(event) if event.revision <= after => {}
@@ -139,7 +145,12 @@ impl Keeper {
     async fn listen(&mut self, mut until: Revision) {
         while self.state.revision() < until && self.sync != Sync::Lost {
             let after = self.state.revision();
-            match time::timeout(NEWS, self.ear.next(after)).await {
+            // That it takes long to open a watch says nothing of what it will tell.
+            let heard = match self.ear.open(after).await {
+                Ok(()) => time::timeout(NEWS, self.ear.next(after)).await,
+                Err(error) => Ok(Err(error)),
+            };
+            match heard {
                 Ok(Err(WatchError::Cut(_))) => time::sleep(NEWS).await,
                 Ok(heard) => self.hear(heard),
                 Err(_) => until = self.mark().await.unwrap_or(until).max(until),

@@ -165,6 +165,8 @@ impl Keeper {
             }
             Knows::Nothing | Knows::Logged(..) => false,
         };
+        // It may have joined at another controller a moment ago.
+        let is_behind = is_behind || self.state.host(&watcher.host).is_none();
         if self.sync != Sync::Good || (is_behind && self.store.is_shared()) {
             self.freshen().await;
         }

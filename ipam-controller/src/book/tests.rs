@@ -325,6 +325,18 @@ async fn a_controller_whose_watch_is_cut_goes_on_and_misses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watch_that_is_slow_to_begin_is_waited_for() {
+    let replicas = Replicas::new(2).await;
+    replicas.books[1].1.slow_watches(Duration::from_millis(400));
+    for uid in 1..=5 {
+        replicas.books[1].1.cut_watch();
+        claim_on(replicas.book(0), "a".to_owned(), uid).await.unwrap();
+        let seen = replicas.book(1).read(|state| state.attachments().count()).await.unwrap();
+        assert_eq!(seen, usize::try_from(uid).unwrap());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn fleet_time_runs_no_faster_with_more_controllers() {
     let replicas = Replicas::new(3).await;
     time::sleep(Duration::from_secs(300)).await;

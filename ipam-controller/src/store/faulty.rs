@@ -33,12 +33,19 @@ pub(crate) struct Faulty {
     faults: Arc<Mutex<VecDeque<Fault>>>,
     cuts: Arc<Mutex<usize>>,
     short: Arc<Mutex<usize>>,
+    opening: Arc<Mutex<Duration>>,
 }
 
 impl Faulty {
     /// Puts the wrapper around `inner`, without a fault yet.
     pub(crate) fn around(inner: Arc<dyn Store>) -> Self {
-        Self { inner, faults: Arc::default(), cuts: Arc::default(), short: Arc::default() }
+        Self {
+            inner,
+            faults: Arc::default(),
+            cuts: Arc::default(),
+            short: Arc::default(),
+            opening: Arc::default(),
+        }
     }
 
     /// Lets the next commit that has no fault yet meet this one.
@@ -49,6 +56,11 @@ impl Faulty {
     /// Cuts the next watch that is asked for a change.
     pub(crate) fn cut_watch(&self) {
         *self.cuts.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+    }
+
+    /// Lets every watch take this long to begin.
+    pub(crate) fn slow_watches(&self, opening: Duration) {
+        *self.opening.lock().unwrap_or_else(PoisonError::into_inner) = opening;
     }
 
     /// Ends the next read with an error after its first page.
@@ -108,6 +120,8 @@ impl Store for Faulty {
 
     fn watch(&self, after: Revision) -> BoxFuture<'_, Result<Box<dyn Watch>, WatchError>> {
         async move {
+            let opening = *self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+            tokio::time::sleep(opening).await;
             let inner = self.inner.watch(after).await?;
             let watch: Box<dyn Watch> = Box::new(FaultyWatch { inner, cuts: self.cuts.clone() });
             Ok(watch)
