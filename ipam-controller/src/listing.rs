@@ -203,6 +203,17 @@ fn name_of(reservation: &Reservation) -> String {
 }
 
 impl Filter {
+    /// The records of a name.
+    pub(crate) fn of_name(network: NetworkName, namespace: Namespace, name: WorkloadName) -> Self {
+        let (network, namespace, name) = (Some(network), Some(namespace), Some(name));
+        Self { network, namespace, name, ..Self::default() }
+    }
+
+    /// The same, from where a page ended on.
+    pub(crate) fn from(self, after: String) -> Self {
+        Self { after: Some(after), ..self }
+    }
+
     /// The record that the page is to go on after.
     fn cursor<K>(&self, parse: impl Fn(&str) -> Option<K>) -> Result<Option<K>, ApiError> {
         let Some(text) = &self.after else { return Ok(None) };

@@ -62,6 +62,16 @@ pub struct ReservationChange {
     pub retention: Option<Retention>,
 }
 
+/// The name that a reservation is to be for from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rename {
+    /// The workload's namespace; `_` if it has none.
+    pub namespace: Namespace,
+    /// The workload's name.
+    pub name: WorkloadName,
+}
+
 /// The addresses that a name keeps, whether a container has them just now or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reservation {

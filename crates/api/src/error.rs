@@ -124,6 +124,8 @@ codes! {
     HostInUse = "host-in-use", 409;
     /// The reservation's addresses are held by an attachment.
     ReservationInUse = "reservation-in-use", 409;
+    /// A container of this name holds addresses of its own.
+    NameInUse = "name-in-use", 409;
     /// The host says that the attachment's container is there.
     AttachmentPresent = "attachment-present", 409;
     /// The host did not say in time whether the attachment's container is there.

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`config`] | operators and the controller: networks, pools, hosts |
 //! | [`book`] | operators and the controller: reservations and attachments |
+//! | [`holding`] | operators and the controller: who has which address of a pool |
 //! | [`history`] | operators and the controller: who had which address when |
 //! | [`host`] | agents and the controller: sessions, claims, asks, what lives on a host, the watch |
 //! | [`check`] | operators and the controller: where store and kernels differ |
@@ -26,6 +27,7 @@ pub mod config;
 mod error;
 mod fields;
 pub mod history;
+pub mod holding;
 pub mod host;
 mod limits;
 mod living;

@@ -39,12 +39,18 @@ pub mod route {
     pub const NETWORK: &str = "/v1/networks/{network}";
     /// GET, PUT, PATCH: one pool, `Versioned<PoolUse>`. DELETE: no content.
     pub const POOL: &str = "/v1/pools/{pool}";
+    /// GET: who has which of its addresses, page by page, `Listing<Holding>`; the query is a `HoldingQuery`.
+    pub const POOL_ADDRESSES: &str = "/v1/pools/{pool}/addresses";
+    /// DELETE: some of its reservations that nobody holds, `PoolReleased`; the query is a `PoolRelease`.
+    pub const POOL_RESERVATIONS: &str = "/v1/pools/{pool}/reservations";
     /// GET, PUT, PATCH: one host, `Versioned<HostStatus>`. DELETE: no content.
     pub const HOST: &str = "/v1/hosts/{host}";
     /// DELETE: some of the attachments of a host that is down, `Swept`; to be repeated while any are left.
     pub const HOST_ATTACHMENTS: &str = "/v1/hosts/{host}/attachments";
     /// GET, PUT, PATCH: one reservation, `Versioned<Reservation>`. DELETE: `Released`.
     pub const RESERVATION: &str = "/v1/reservations/{network}/{namespace}/{name}";
+    /// POST: the reservation is for another name from now on, `Versioned<Reservation>`; the body is a `Rename`.
+    pub const RESERVATION_RENAME: &str = "/v1/reservations/{network}/{namespace}/{name}/rename";
     /// GET: one attachment, `Versioned<Attachment>`. DELETE: `Released`; its host is asked, and ends it if it is gone.
     pub const ATTACHMENT: &str = "/v1/attachments/{host}/{network}/{container}/{ifname}";
     /// POST: a host joins, `Session`.
@@ -87,6 +93,18 @@ pub fn pool(name: &PoolName) -> String {
     format!("{POOLS}/{name}")
 }
 
+/// The path of who has which address of a pool.
+#[must_use]
+pub fn pool_addresses(name: &PoolName) -> String {
+    format!("{POOLS}/{name}/addresses")
+}
+
+/// The path of all reservations of a pool, to release them.
+#[must_use]
+pub fn pool_reservations(name: &PoolName) -> String {
+    format!("{POOLS}/{name}/reservations")
+}
+
 /// The path of a host.
 #[must_use]
 pub fn host(name: &HostName) -> String {
@@ -103,6 +121,16 @@ pub fn host_attachments(name: &HostName) -> String {
 #[must_use]
 pub fn reservation(network: &NetworkName, namespace: &Namespace, name: &WorkloadName) -> String {
     format!("{RESERVATIONS}/{network}/{namespace}/{name}")
+}
+
+/// The path at which a reservation gets another name.
+#[must_use]
+pub fn reservation_rename(
+    network: &NetworkName,
+    namespace: &Namespace,
+    name: &WorkloadName,
+) -> String {
+    format!("{}/rename", reservation(network, namespace, name))
 }
 
 /// The path of an attachment, for operators.

@@ -1,9 +1,10 @@
 //! Pure: what docs/api.md says, held against the types and paths of the API.
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise, its helpers too")]
 
-use limpet_api::book::{Attachment, Released, Reservation, ReservationSpec, Swept};
+use limpet_api::book::{Attachment, Released, Rename, Reservation, ReservationSpec, Swept};
 use limpet_api::config::{HostSpec, HostStatus, Network, NetworkSpec, PoolSpec, PoolUse};
 use limpet_api::history::History;
+use limpet_api::holding::{Holding, PoolReleased};
 use limpet_api::host::{
     ClaimRequest, Heartbeat, ReassertRequest, Reasserted, Report, SessionRequest, WatchLine,
 };
@@ -46,17 +47,20 @@ fn every_example_is_of_the_type_that_it_names_and_has_no_field_besides() {
             "GcRequest" => written_again::<GcRequest>(text),
             "Heartbeat" => written_again::<Heartbeat>(text),
             "History" => written_again::<History>(text),
+            "Holding" => written_again::<Holding>(text),
             "HostSpec" => written_again::<HostSpec>(text),
             "HostStatus" => written_again::<Versioned<HostStatus>>(text),
             "Listing" => written_again::<Listing<Value>>(text),
             "Network" => written_again::<Versioned<Network>>(text),
             "NetworkSpec" => written_again::<NetworkSpec>(text),
+            "PoolReleased" => written_again::<PoolReleased>(text),
             "PoolSpec" => written_again::<PoolSpec>(text),
             "PoolUse" => written_again::<Versioned<PoolUse>>(text),
             "Readiness" => written_again::<Readiness>(text),
             "ReassertRequest" => written_again::<ReassertRequest>(text),
             "Reasserted" => written_again::<Reasserted>(text),
             "Released" => written_again::<Released>(text),
+            "Rename" => written_again::<Rename>(text),
             "Report" => written_again::<Report>(text),
             "Reservation" => written_again::<Versioned<Reservation>>(text),
             "ReservationSpec" => written_again::<ReservationSpec>(text),

@@ -172,7 +172,7 @@ impl Claimant<'_> {
                         }
                         taken_over.push(holder.clone());
                     }
-                    self.as_reserved(reservation)?
+                    self.as_reserved(draft, reservation)?
                 }
             }
             None => self.choose(draft, true)?,
@@ -227,8 +227,17 @@ impl Claimant<'_> {
         holder.key.host == self.key.host && holder.key.container == self.key.container
     }
 
-    fn as_reserved(&self, reservation: &Reservation) -> Result<Chosen, ApiError> {
+    /// What is reserved, also from a pool that is draining: it was given before.
+    fn as_reserved(
+        &self,
+        draft: &mut Draft,
+        reservation: &Reservation,
+    ) -> Result<Chosen, ApiError> {
         let reserved = &reservation.addresses;
+        for held in reserved {
+            let pool = self.state.pool(&held.pool);
+            draft.rely_on(&Subject::Pool(held.pool.clone()), pool.map(|pool| pool.revision));
+        }
         for asked in &self.wanted.addresses {
             if !reserved.iter().any(|held| held.address == *asked) {
                 let (namespace, name) = (&reservation.namespace, &reservation.name);

@@ -13,6 +13,8 @@
 //! | [`restored`] | whom a restored store waits for |
 //! | [`retention`] | how long what nobody holds is kept |
 //! | [`tenure`] | what history is told of an end |
+//! | [`rename`] | which name a reservation is for from now on |
+//! | [`sweep`] | which of a pool's reservations go at once |
 //! | [`reserve`] | what operators reserve and release |
 //! | [`release`] | the attachments that they end |
 
@@ -23,13 +25,17 @@ pub(crate) mod pick;
 pub(crate) mod pools;
 pub(crate) mod reassert;
 pub(crate) mod release;
+pub(crate) mod rename;
 pub(crate) mod reserve;
 pub(crate) mod restored;
 pub(crate) mod retention;
+pub(crate) mod sweep;
 mod takeover;
 pub(crate) mod tenure;
 mod wanted;
 
+#[cfg(test)]
+mod pool_stories;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

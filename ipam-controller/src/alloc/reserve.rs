@@ -86,18 +86,23 @@ pub(crate) fn release(state: &State, key: &ReservationKey) -> Decision<Vec<IpAdd
     Decision::make(|draft| {
         let reservation = &found(state, draft, key)?.record;
         if let Some(holder) = holder(state, reservation) {
-            let AttachmentKey { host, container, .. } = &holder.key;
-            let text = format!(
-                "the addresses of {}/{} are held by container {container} on host {host}: end its \
-                 attachment first",
-                key.namespace, key.name
-            );
-            let details = json!({ "host": host, "container": container });
-            return Err(ApiError::new(ErrorCode::ReservationInUse, text).with_details(details));
+            return Err(in_use(key, holder));
         }
         give_up(state, draft, key, reservation);
         Ok(reservation.addresses.iter().map(|held| held.address).collect())
     })
+}
+
+/// The refusal of what would take a reservation's addresses from a container.
+pub(super) fn in_use(key: &ReservationKey, holder: &AttachmentRef) -> ApiError {
+    let AttachmentKey { host, container, .. } = &holder.key;
+    let text = format!(
+        "the addresses of {}/{} are held by container {container} on host {host}: end its \
+         attachment first",
+        key.namespace, key.name
+    );
+    let details = json!({ "host": host, "container": container });
+    ApiError::new(ErrorCode::ReservationInUse, text).with_details(details)
 }
 
 /// Writes the end of a reservation that nobody holds: its addresses cool.
@@ -123,7 +128,8 @@ pub(crate) fn holder<'a>(state: &'a State, reservation: &Reservation) -> Option<
         .find_map(|held| state.slot(&reservation.network, held.address)?.record.attachment.as_ref())
 }
 
-fn found<'a>(
+/// The reservation, or the refusal of what needs one.
+pub(super) fn found<'a>(
     state: &'a State,
     draft: &mut Draft,
     key: &ReservationKey,

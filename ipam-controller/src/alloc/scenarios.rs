@@ -18,7 +18,7 @@ use crate::rules::sessions::Liveness;
 use crate::state::reservation_key;
 use crate::state::sample::{Sample, name};
 
-fn sample() -> Sample {
+pub(super) fn sample() -> Sample {
     let mut sample = Sample::new();
     sample.network("blue");
     sample.host("a");
@@ -27,7 +27,7 @@ fn sample() -> Sample {
     sample
 }
 
-fn key(host: &str, container: &str) -> AttachmentKey {
+pub(super) fn key(host: &str, container: &str) -> AttachmentKey {
     AttachmentKey {
         host: name(host),
         network: name("blue"),
@@ -36,19 +36,19 @@ fn key(host: &str, container: &str) -> AttachmentKey {
     }
 }
 
-fn uid(bits: u128) -> Token {
+pub(super) fn uid(bits: u128) -> Token {
     Token::from_bits(bits)
 }
 
-fn named(workload: &str) -> Wanted {
+pub(super) fn named(workload: &str) -> Wanted {
     Wanted { netns: "/n".to_owned(), name: Some(name(workload)), ..Wanted::default() }
 }
 
-fn nameless() -> Wanted {
+pub(super) fn nameless() -> Wanted {
     Wanted { netns: "/n".to_owned(), ..Wanted::default() }
 }
 
-fn ask(
+pub(super) fn ask(
     sample: &mut Sample,
     key: &AttachmentKey,
     uid: Token,
@@ -63,7 +63,12 @@ fn ask(
     })
 }
 
-fn given(sample: &mut Sample, key: &AttachmentKey, bits: u128, wanted: Wanted) -> Vec<String> {
+pub(super) fn given(
+    sample: &mut Sample,
+    key: &AttachmentKey,
+    bits: u128,
+    wanted: Wanted,
+) -> Vec<String> {
     match ask(sample, key, uid(bits), wanted, Patience::Left) {
         Ok(Outcome::Done(attachment)) => {
             attachment.addresses.iter().map(|held| held.address.to_string()).collect()
@@ -72,14 +77,14 @@ fn given(sample: &mut Sample, key: &AttachmentKey, bits: u128, wanted: Wanted) -
     }
 }
 
-fn refused(sample: &mut Sample, key: &AttachmentKey, wanted: Wanted) -> ApiError {
+pub(super) fn refused(sample: &mut Sample, key: &AttachmentKey, wanted: Wanted) -> ApiError {
     let before = sample.state().clone();
     let error = ask(sample, key, uid(999), wanted, Patience::Over).unwrap_err();
     assert_eq!(*sample.state(), before, "a refusal changes nothing");
     error
 }
 
-fn ended(sample: &mut Sample, key: &AttachmentKey, bits: u128) {
+pub(super) fn ended(sample: &mut Sample, key: &AttachmentKey, bits: u128) {
     let request =
         EndRequest { session: Token::from_bits(7), uid: uid(bits), reason: EndReason::Detached };
     sample.decided(|state| end(state, key, &request)).unwrap();

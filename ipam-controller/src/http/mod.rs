@@ -138,6 +138,8 @@ fn operator_routes() -> Router<App> {
             route::POOL,
             get(pools::show).put(pools::create).patch(pools::change).delete(pools::delete),
         )
+        .route(route::POOL_ADDRESSES, get(pools::addresses))
+        .route(route::POOL_RESERVATIONS, delete(pools::release))
         .route(paths::HOSTS, get(hosts::list))
         .route(
             route::HOST,
@@ -153,6 +155,7 @@ fn operator_routes() -> Router<App> {
                 .patch(reservations::change)
                 .delete(reservations::release),
         )
+        .route(route::RESERVATION_RENAME, post(reservations::rename))
         .route(paths::RESTORE_WAIVE, post(restored::waive))
         .route(paths::ATTACHMENTS, get(attachments::list))
         .route(route::ATTACHMENT, get(attachments::show).delete(claims::end_by_operator))

@@ -3,13 +3,16 @@
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
+use futures_util::future::join_all;
 use limpet_api::config::{Pool, PoolChange, PoolSpec, PoolUse};
+use limpet_api::holding::{Holding, HoldingQuery, PoolRelease, PoolReleased};
 use limpet_api::{ApiError, ErrorCode, Listing, Versioned};
 use limpet_net_types::{PoolName, Range};
 
 use super::{listing, missing};
 use crate::alloc::pick::usage;
-use crate::http::extract::{Body, Change, Params, Patch};
+use crate::alloc::sweep;
+use crate::http::extract::{Body, Change, Params, Patch, Query};
 use crate::http::{Answer, App, Done};
 use crate::rules::{pools as rules, resize};
 use crate::state::{Entry, PoolEntry, State};
@@ -92,4 +95,37 @@ async fn clear(app: &App, name: &PoolName, range: Option<Range>) -> Result<(), A
         is_clear = app.book.decide(move |state| resize::clear(state, &name, range)).await?.0;
     }
     Ok(())
+}
+
+pub(in crate::http) async fn addresses(
+    Shared(app): Shared<App>,
+    Params(name): Params<PoolName>,
+    Query(query): Query<HoldingQuery>,
+) -> Answer<Listing<Holding>> {
+    Ok(Json(app.book.read(move |state| sweep::holdings(state, &name, &query)).await??))
+}
+
+/// Releases reservations that nobody holds, as many as one request is to release.
+pub(in crate::http) async fn release(
+    Shared(app): Shared<App>,
+    Params(name): Params<PoolName>,
+    Query(wanted): Query<PoolRelease>,
+) -> Answer<PoolReleased> {
+    let (pool, query) = (name.clone(), wanted.clone());
+    let find = move |state: &State| (sweep::idle(state, &pool, &query), state.revision().0);
+    let (idle, seen) = app.book.read(find).await?;
+    let sweep::Idle { found, next } = idle?;
+    if wanted.dry_run {
+        let released = found.into_iter().map(|(_, released)| released).collect();
+        return Ok(Json(PoolReleased { released, next, revision: seen }));
+    }
+    // Each is decided by itself: one that comes into use stops no other.
+    let releasing = found.into_iter().map(|(key, _)| {
+        let (pool, wanted) = (name.clone(), wanted.clone());
+        app.book.decide(move |state| sweep::release(state, &pool, &key, &wanted))
+    });
+    let done = join_all(releasing).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let revision = done.iter().map(|(_, revision)| revision.0).fold(seen, u64::max);
+    let released = done.into_iter().filter_map(|(released, _)| released).collect();
+    Ok(Json(PoolReleased { released, next, revision }))
 }

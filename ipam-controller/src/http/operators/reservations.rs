@@ -2,14 +2,16 @@
 
 use axum::Json;
 use axum::extract::State as Shared;
-use limpet_api::book::{Released, Reservation, ReservationChange, ReservationSpec};
+use limpet_api::book::{
+    AttachmentKey, Released, Rename, Reservation, ReservationChange, ReservationSpec,
+};
 use limpet_api::{ErrorCode, Listing, Versioned};
 use limpet_net_types::{Namespace, NetworkName, WorkloadName};
 
 use super::missing;
-use crate::alloc::reserve as rules;
+use crate::alloc::{rename, reserve as rules};
 use crate::http::extract::{Body, Change, Params, Patch, Query};
-use crate::http::{Answer, App};
+use crate::http::{Answer, App, Failure};
 use crate::keys::ReservationKey;
 use crate::listing::{self, Filter};
 use crate::state::{Entry, State};
@@ -72,6 +74,35 @@ pub(in crate::http) async fn change(
     let decide = move |state: &State| rules::change(state, &key, &change);
     let reservation = app.book.change(decide).await?;
     shown(&app, reservation).await
+}
+
+pub(in crate::http) async fn rename(
+    Shared(app): Shared<App>,
+    Params(path): Params<Path>,
+    Body(to): Body<Rename>,
+) -> Answer<Versioned<Reservation>> {
+    let key = key(path);
+    let running = running(&app, &key.network, &to).await?;
+    let decide = move |state: &State| rename::rename(state, &key, &to, &running);
+    let reservation = app.book.change(decide).await?;
+    shown(&app, reservation).await
+}
+
+/// The attachments of a name, which are looked for page by page: nobody else waits for it.
+async fn running(
+    app: &App,
+    network: &NetworkName,
+    to: &Rename,
+) -> Result<Vec<AttachmentKey>, Failure> {
+    let Rename { namespace, name } = to.clone();
+    let all = Filter::of_name(network.clone(), namespace, name);
+    let (mut filter, mut found) = (all.clone(), Vec::new());
+    loop {
+        let page = app.book.read(move |state| listing::attachments(state, &filter)).await??;
+        found.extend(page.items.into_iter().map(|attachment| attachment.key));
+        let Some(after) = page.next else { return Ok(found) };
+        filter = all.clone().from(after);
+    }
 }
 
 pub(in crate::http) async fn release(
