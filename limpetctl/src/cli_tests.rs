@@ -30,6 +30,8 @@ fn a_noun_alone_and_options_in_any_place_are_taken() {
         "pool -o json list",
         "reservation -n prod",
         "reservation show web-0 -n prod --network corp",
+        "reservation release --pool p -n prod --detached-for 2h --dry-run",
+        "reservation rename web-0 shop/web-0",
         "attachment show 10.32.0.7",
         "attachment --host node-a",
         "host create gw-1 --role gateway,member --external 192.0.2.0/24 --external 2001:db8::/64",
@@ -45,6 +47,17 @@ fn a_noun_alone_and_options_in_any_place_are_taken() {
     ] {
         assert!(parsed(words).is_ok(), "{words}: {}", parsed(words).unwrap_err());
     }
+}
+
+#[test]
+fn a_release_is_of_a_name_or_of_a_pool() {
+    refused("reservation release", "<NAME|ADDRESS>");
+    refused("reservation release web-0 --pool p", "cannot be used with");
+    refused("reservation release --pool p --network corp", "cannot be used with");
+    refused("reservation release --pool p --dry-run --yes", "cannot be used with");
+    refused("reservation release web-0 --dry-run", "cannot be used with");
+    refused("reservation release web-0 --detached-for 2h", "cannot be used with");
+    refused("reservation rename a/b/c d", "has '/' at position 2");
 }
 
 #[test]

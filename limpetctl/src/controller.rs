@@ -57,6 +57,15 @@ impl Controller {
         self.ask(&Call::new(Method::GET, path))
     }
 
+    /// GET of one page of a long list, with a query made of the fields of `query` that are there.
+    pub(crate) fn page<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &impl Serialize,
+    ) -> Result<Listing<T>, ClientError> {
+        self.ask(&Call::new(Method::GET, path).with_query(query)?)
+    }
+
     /// GET of a long list: all of its pages, one after another, with a query made of the fields of `query` that are
     /// there.
     ///

@@ -82,8 +82,8 @@ fn of_code(code: ErrorCode) -> Option<&'static str> {
         E::NetworksFull => "delete a network that is not used any more",
         E::NetworkInUse => "delete its pools first: limpetctl pool --network <name>",
         E::PoolInUse => {
-            "drain it first: limpetctl pool set <name> --state draining; then see limpetctl attachment \
-             and limpetctl reservation"
+            "drain it first: limpetctl pool drain <name> says who still has addresses; then release what \
+             nobody holds: limpetctl reservation release --pool <name>"
         }
         E::HostInUse => "move its containers away first: limpetctl attachment --host <name>",
         E::ReservationInUse => "stop its container first: limpetctl attachment show <name>",

@@ -6,6 +6,7 @@
 mod answer;
 mod attachment;
 mod backup;
+mod by_pool;
 mod check;
 mod cli;
 mod completion;

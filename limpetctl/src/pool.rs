@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::answer::{self, Answer, Answers};
 use crate::cli::{self, Done, Output};
 use crate::controller::Controller;
-use crate::{network, table};
+use crate::{by_pool, network, table};
 
 const STICKY: &[&str] = &["always", "auto", "never"];
 const STATES: &[&str] = &["active", "draining"];
@@ -36,7 +36,7 @@ struct Filter {
 enum Verb {
     /// List all pools and their use
     List(Filter),
-    /// Show one pool
+    /// Show one pool; of one that is draining also who still has addresses of it
     Show {
         /// The pool
         name: PoolName,
@@ -45,6 +45,16 @@ enum Verb {
     Create(Create),
     /// Change a pool
     Set(Set),
+    /// Let a pool give no new addresses; who has one keeps it, and reservations come back to theirs
+    Drain {
+        /// The pool
+        name: PoolName,
+    },
+    /// Let a draining pool give addresses again
+    Undrain {
+        /// The pool
+        name: PoolName,
+    },
     /// Delete a pool of which nothing is held or reserved any more
     Delete {
         /// The pool
@@ -160,7 +170,7 @@ pub(crate) fn run(args: &Args, controller: &Controller, output: Output) -> anyho
     }
     let text = match args.verb.as_ref().unwrap_or(&list) {
         Verb::List(filter) => render_all(&listed(filter, controller)?, output)?,
-        Verb::Show { name } => render(&one(name, controller)?, output)?,
+        Verb::Show { name } => shown(&one(name, controller)?, controller, output)?,
         Verb::Create(create) => {
             let name = &create.name;
             let spec = create.spec(network::named_or_only(create.network.as_ref(), controller)?);
@@ -172,6 +182,12 @@ pub(crate) fn run(args: &Args, controller: &Controller, output: Output) -> anyho
             cli::something_to_change(change != PoolChange::default())?;
             let pool = controller.patch(&paths::pool(name), &change);
             render(&pool.with_context(|| format!("changing pool {name}"))?, output)?
+        }
+        Verb::Drain { name } => {
+            shown(&turned(name, PoolState::Draining, controller)?, controller, output)?
+        }
+        Verb::Undrain { name } => {
+            shown(&turned(name, PoolState::Active, controller)?, controller, output)?
         }
         Verb::Delete { name, yes: true } => {
             let deleted = controller.delete(&paths::pool(name));
@@ -187,6 +203,38 @@ pub(crate) fn run(args: &Args, controller: &Controller, output: Output) -> anyho
 
 fn one(name: &PoolName, controller: &Controller) -> anyhow::Result<Answer<PoolUse>> {
     controller.read(&paths::pool(name)).with_context(|| format!("asking for pool {name}"))
+}
+
+fn turned(
+    name: &PoolName,
+    state: PoolState,
+    controller: &Controller,
+) -> anyhow::Result<Answer<PoolUse>> {
+    let change = PoolChange { state: Some(state), ..PoolChange::default() };
+    let verb = if state == PoolState::Draining { "draining" } else { "undraining" };
+    controller.patch(&paths::pool(name), &change).with_context(|| format!("{verb} pool {name}"))
+}
+
+/// A pool, and if it is draining who is to be moved before it can go.
+fn shown(
+    pool: &Answer<PoolUse>,
+    controller: &Controller,
+    output: Output,
+) -> anyhow::Result<String> {
+    let PoolUse { pool: Pool { name, state, .. }, usage } = &pool.record;
+    if *state != PoolState::Draining {
+        return render(pool, output);
+    }
+    let holdings = by_pool::of(name, controller, output)?;
+    if output == Output::Table {
+        let count = usage.held.saturating_add(usage.reserved);
+        return Ok(render(pool, output)? + &by_pool::left(name, &holdings, count));
+    }
+    let mut json = serde_json::to_value(pool)?;
+    if let Some(fields) = json.as_object_mut() {
+        fields.insert("addresses".to_owned(), serde_json::to_value(&holdings.items)?);
+    }
+    answer::json(&json)
 }
 
 fn listed(filter: &Filter, controller: &Controller) -> anyhow::Result<Answers<PoolUse>> {

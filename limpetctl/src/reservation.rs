@@ -5,12 +5,13 @@ use std::net::IpAddr;
 
 use anyhow::Context;
 use clap::Subcommand;
-use limpet_api::book::{Released, Reservation, ReservationChange, ReservationSpec};
-use limpet_api::{Retention, paths};
+use limpet_api::book::{Released, Rename, Reservation, ReservationChange, ReservationSpec};
+use limpet_api::{Retention, Span, paths};
 use limpet_net_types::{HostName, Mac, Namespace, NetworkName, PoolName, WorkloadName};
 use serde::Serialize;
 
 use crate::answer::{self, Answer, Answers};
+use crate::by_pool::{self, How};
 use crate::cli::{self, Done, Output};
 use crate::controller::Controller;
 use crate::{find, network, table};
@@ -58,13 +59,19 @@ enum Verb {
         #[arg(long, value_name = "TIME")]
         retention: Retention,
     },
-    /// Give up a reservation that no container has just now: its addresses become free for others
-    Release {
-        #[command(flatten)]
-        which: Which,
-        /// Do it; without, what would be lost is shown
+    /// Give up a reservation that no container has just now, or all of a pool: their addresses become free for others
+    Release(Release),
+    /// Let a reservation that no container has just now be for another name, with its addresses
+    Rename {
+        /// The name that it is for now: namespace/name; without a namespace that of _
+        #[arg(value_name = "NAMESPACE/NAME")]
+        from: FullName,
+        /// The name that it is to be for, written as that
+        #[arg(value_name = "NEWNAMESPACE/NEWNAME")]
+        to: FullName,
+        /// The network; the only one if left out
         #[arg(long)]
-        yes: bool,
+        network: Option<NetworkName>,
     },
 }
 
@@ -76,6 +83,34 @@ struct Which {
     wanted: Wanted,
     #[command(flatten)]
     scope: Scope,
+}
+
+#[derive(Debug, clap::Args)]
+struct Release {
+    /// The workload's name, or one of its addresses
+    #[arg(value_name = "NAME|ADDRESS", required_unless_present = "pool")]
+    wanted: Option<Wanted>,
+    #[command(flatten)]
+    scope: Scope,
+    /// All with an address of this pool that no container has just now, in place of a name
+    #[arg(long, conflicts_with_all = ["wanted", "network", "host"])]
+    pool: Option<PoolName>,
+    /// Of a pool those only that no container has had for this long, such as 2h
+    #[arg(long, conflicts_with = "wanted", value_name = "TIME")]
+    detached_for: Option<Span>,
+    /// List those of a pool, and release none
+    #[arg(long, conflicts_with_all = ["wanted", "yes"])]
+    dry_run: bool,
+    /// Do it; without, what would be lost is shown
+    #[arg(long)]
+    yes: bool,
+}
+
+/// A workload's name with its namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct FullName {
+    namespace: Namespace,
+    name: WorkloadName,
 }
 
 /// How a reservation is named. Every address could be a name too: it is taken for an address.
@@ -121,7 +156,9 @@ pub(crate) fn run(args: &Args, controller: &Controller, output: Output) -> anyho
     }
     let text = match args.verb.as_ref().unwrap_or(&list) {
         Verb::List(scope) => render_all(&listed(&Search::of(scope), controller)?, output)?,
-        Verb::Show { which } => render(&one(which, controller)?, output)?,
+        Verb::Show { which: Which { wanted, scope } } => {
+            render(&one(wanted, scope, controller)?, output)?
+        }
         Verb::Create(create) => {
             let network = network::named_or_only(create.network.as_ref(), controller)?;
             let Create { name, namespace, .. } = create;
@@ -130,8 +167,8 @@ pub(crate) fn run(args: &Args, controller: &Controller, output: Output) -> anyho
                 .with_context(|| format!("reserving addresses for {namespace}/{name}"))?;
             render(&reservation, output)?
         }
-        Verb::Set { which, retention } => {
-            let (path, label) = place(&one(which, controller)?.record);
+        Verb::Set { which: Which { wanted, scope }, retention } => {
+            let (path, label) = place(&one(wanted, scope, controller)?.record);
             let change = ReservationChange { retention: Some(*retention) };
             let changed = controller.patch(&path, &change);
             render(
@@ -139,18 +176,42 @@ pub(crate) fn run(args: &Args, controller: &Controller, output: Output) -> anyho
                 output,
             )?
         }
-        Verb::Release { which, yes: true } => {
-            let (path, label) = place(&one(which, controller)?.record);
-            let released = controller.delete(&path);
-            let released: Option<Answer<Released>> =
-                released.with_context(|| format!("releasing the reservation of {label}"))?;
-            answer::released(released.as_ref(), &format!("the reservation of {label}"), output)?
-        }
-        Verb::Release { which, yes: false } => {
-            return Ok(Done::Plan(plan(&one(which, controller)?.record)));
+        Verb::Release(release) => return released(release, controller, output),
+        Verb::Rename { from, to, network } => {
+            let network = network::named_or_only(network.as_ref(), controller)?;
+            let path = paths::reservation_rename(&network, &from.namespace, &from.name);
+            let name = Rename { namespace: to.namespace.clone(), name: to.name.clone() };
+            let renamed = controller.post(&path, &name);
+            render(&renamed.with_context(|| format!("renaming {from} to {to}"))?, output)?
         }
     };
     Ok(Done::Answer(text))
+}
+
+/// Releases one reservation, or those of a pool.
+fn released(release: &Release, controller: &Controller, output: Output) -> anyhow::Result<Done> {
+    let Release { wanted, scope, pool, detached_for, dry_run, yes } = release;
+    if let Some(pool) = pool {
+        let namespace = scope.namespace.as_ref();
+        let idle = by_pool::Idle { pool, namespace, detached_for: *detached_for };
+        let how = match (dry_run, yes) {
+            (true, _) => How::List,
+            (false, true) => How::Do,
+            (false, false) => How::Plan,
+        };
+        return by_pool::run(&idle, how, controller, output);
+    }
+    let wanted = wanted.as_ref().unwrap_or_else(|| unreachable!("it or a pool is required"));
+    let found = one(wanted, scope, controller)?.record;
+    if !yes {
+        return Ok(Done::Plan(plan(&found)));
+    }
+    let (path, label) = place(&found);
+    let answer: Option<Answer<Released>> = controller
+        .delete(&path)
+        .with_context(|| format!("releasing the reservation of {label}"))?;
+    let what = format!("the reservation of {label}");
+    Ok(Done::Answer(answer::released(answer.as_ref(), &what, output)?))
 }
 
 /// The query of a listing.
@@ -173,8 +234,11 @@ fn listed(search: &Search<'_>, controller: &Controller) -> anyhow::Result<Answer
 }
 
 /// Finds the one that is meant; by its path where all of that is known, else among all in question.
-fn one(which: &Which, controller: &Controller) -> anyhow::Result<Answer<Reservation>> {
-    let Which { wanted, scope } = which;
+fn one(
+    wanted: &Wanted,
+    scope: &Scope,
+    controller: &Controller,
+) -> anyhow::Result<Answer<Reservation>> {
     if let Wanted::Name(name) = wanted
         && let Scope { network: Some(network), namespace: Some(namespace), host: None } = scope
     {
@@ -234,6 +298,21 @@ impl fmt::Display for Wanted {
             Self::Address(address) => address.fmt(f),
             Self::Name(name) => name.fmt(f),
         }
+    }
+}
+
+impl std::str::FromStr for FullName {
+    type Err = limpet_net_types::NameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (namespace, name) = text.split_once('/').unwrap_or(("_", text));
+        Ok(Self { namespace: namespace.parse()?, name: name.parse()? })
+    }
+}
+
+impl fmt::Display for FullName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
     }
 }
 

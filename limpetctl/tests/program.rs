@@ -563,3 +563,87 @@ fn what_another_controller_has_deleted_without_an_answer_is_deleted() {
     );
     assert_exit(&run(&urls, "network delete corp --yes"), 1);
 }
+
+#[test]
+fn the_idle_reservations_of_a_pool_are_released_piece_by_piece() {
+    let controller = Fake::start(|request| {
+        let name = |name: &str| json!({ "namespace": "prod", "name": name, "addresses": ["10.32.0.7"], "detached_for": "3h" });
+        if request.contains("after=10.32.0.7") {
+            ok(&json!({ "released": [name("web-1")], "revision": 9 }))
+        } else {
+            ok(&json!({ "released": [name("web-0")], "next": "10.32.0.7", "revision": 8 }))
+        }
+    });
+    let words = "reservation release --pool p -n prod --detached-for 2h";
+    let planned = run(&controller.url, words);
+    assert_exit(&planned, 2);
+    assert_eq!(stdout(&planned), "");
+    assert!(
+        stderr(&planned).contains("prod/web-0: 10.32.0.7, idle for 3h"),
+        "{}",
+        stderr(&planned)
+    );
+    assert!(stderr(&planned).contains("nothing was done"), "{}", stderr(&planned));
+    let listed = run(&controller.url, &format!("{words} --dry-run"));
+    assert_exit(&listed, 0);
+    assert!(stdout(&listed).contains("prod       web-1  10.32.0.7  3h"), "{}", stdout(&listed));
+    assert!(controller.asked().iter().all(|request| request.contains("dry_run=true")));
+
+    let before = controller.asked().len();
+    let done = run(&controller.url, &format!("{words} --yes"));
+    assert_exit(&done, 0);
+    assert_eq!(stdout(&done), "2 reservations of pool p released\n");
+    assert_eq!(
+        controller.asked()[before..],
+        [
+            "DELETE /v1/pools/p/reservations?detached_for=2h&limit=256&namespace=prod",
+            "DELETE /v1/pools/p/reservations?after=10.32.0.7&detached_for=2h&limit=256&namespace=prod",
+        ]
+    );
+    let json = run(&controller.url, &format!("{words} --yes -o json"));
+    let names: Value = serde_json::from_str(stdout(&json)).unwrap();
+    assert_eq!(names["released"][1]["name"], "web-1");
+}
+
+#[test]
+fn a_pool_that_is_drained_is_shown_with_who_is_left() {
+    let controller = Fake::start(|request| {
+        let mut pool = pool();
+        pool["state"] = json!(if request.contains("\"active\"") { "active" } else { "draining" });
+        let left =
+            json!({ "address": "10.32.0.1", "namespace": "_", "name": "web-0", "reserved": true });
+        if request.contains("/addresses") { ok(&listing(&[left])) } else { ok(&pool) }
+    });
+    for words in ["pool drain p", "pool show p"] {
+        let output = run(&controller.url, words);
+        assert_exit(&output, 0);
+        assert!(stdout(&output).contains("still held or reserved: 5\n"), "{}", stdout(&output));
+    }
+    let json = run(&controller.url, "pool show p -o json");
+    let shown: Value = serde_json::from_str(stdout(&json)).unwrap();
+    assert_eq!((&shown["name"], &shown["addresses"][0]["name"]), (&json!("p"), &json!("web-0")));
+    let output = run(&controller.url, "pool undrain p");
+    assert!(!stdout(&output).contains("still held"), "{}", stdout(&output));
+    assert_eq!(
+        controller.asked(),
+        [
+            r#"PATCH /v1/pools/p {"state":"draining"}"#,
+            "GET /v1/pools/p/addresses?limit=20",
+            "GET /v1/pools/p",
+            "GET /v1/pools/p/addresses?limit=20",
+            "GET /v1/pools/p",
+            "GET /v1/pools/p/addresses",
+            r#"PATCH /v1/pools/p {"state":"active"}"#,
+        ]
+    );
+}
+
+#[test]
+fn a_reservation_is_renamed_by_both_its_names() {
+    let controller = Fake::always(ok(&reservation("shop")));
+    assert_exit(&run(&controller.url, "reservation rename web-0 shop/web-0 --network corp"), 0);
+    assert_eq!(
+        controller.asked(),
+        [r#"POST /v1/reservations/corp/_/web-0/rename {"namespace":"shop","name":"web-0"}"#]
+    );
+}

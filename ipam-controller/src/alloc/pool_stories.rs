@@ -186,7 +186,7 @@ fn a_network_of_which_one_family_drains_gives_neither() {
     set(&mut sample, "p6", PoolState::Draining);
     assert_eq!(refused(&mut sample, &key("a", "c1"), nameless()).code, ErrorCode::NoPool);
     sample.pool("q6", "fd01::/64", |_| {});
-    assert_eq!(given(&mut sample, &key("a", "c1"), 1, nameless()), ["10.0.0.1", "fd01::"]);
+    assert_eq!(given(&mut sample, &key("a", "c1"), 1, nameless()), ["10.0.0.1", "fd01::1"]);
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn a_draining_pool_shows_who_is_left_until_it_is_empty_and_can_be_removed() {
     assert_eq!(swept(&mut sample, &PoolRelease::default()), ["_/web-0", "_/web-1"]);
     assert_eq!(left(&sample), Vec::<String>::new(), "what cools is nobody's");
     sample.decided(|state| crate::rules::pools::delete(state, &name("p"))).unwrap();
-    assert_eq!(given(&mut sample, &key("a", "c5"), 5, named("web-1")), ["10.9.0.0"]);
+    assert_eq!(given(&mut sample, &key("a", "c5"), 5, named("web-1")), ["10.9.0.1"]);
 }
 
 #[test]

@@ -1,12 +1,14 @@
-//! Pure: what holds after any sequence of claims, ends, reservations and releases, over pools so
-//! small that everything collides.
+//! Pure: what holds after any sequence of claims, ends, takeovers, reservations, releases, renames and
+//! of time that passes, over pools so small that everything collides.
+
+mod given_up;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use limpet_api::book::{AttachmentKey, EndReason, ReservationSpec};
 use limpet_api::host::{ClaimRequest, EndRequest, Wanted};
-use limpet_api::{ApiError, ErrorCode};
+use limpet_api::{ApiError, ErrorCode, FleetTime, Retention, Span};
 use limpet_net_types::{Family, Token, WorkloadName};
 use proptest::prelude::*;
 
@@ -22,6 +24,9 @@ const V4: &str = "10.0.0.0/29";
 const V6: &str = "fd00::/125";
 const EXCLUDED: &str = "10.0.0.3";
 
+/// How long what was reserved by itself is kept, in seconds.
+const RETENTION: u64 = 100;
+
 #[derive(Clone, Debug)]
 enum Step {
     Claim { host: u8, container: u8, ifname: u8, name: Option<u8>, ask: Option<u8> },
@@ -30,6 +35,10 @@ enum Step {
     Release { name: u8 },
     Wait { seconds: u64 },
     Drain { draining: bool },
+    Expire,
+    ReleaseAll { seconds: u64 },
+    Rename { from: u8, to: u8 },
+    TakeOver { host: u8, container: u8, name: u8 },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -44,6 +53,12 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..3_u8).prop_map(|name| Step::Release { name }),
         1 => (0..90_u64).prop_map(|seconds| Step::Wait { seconds }),
         1 => any::<bool>().prop_map(|draining| Step::Drain { draining }),
+        1 => Just(Step::Expire),
+        1 => (0..90_u64).prop_map(|seconds| Step::ReleaseAll { seconds }),
+        2 => (0..3_u8, 0..3_u8).prop_map(|(from, to)| Step::Rename { from, to }),
+        2 => (0..2_u8, 0..4_u8, 0..3_u8).prop_map(
+            |(host, container, name)| Step::TakeOver { host, container, name }
+        ),
     ]
 }
 
@@ -52,6 +67,10 @@ fn step() -> impl Strategy<Value = Step> {
 struct Model {
     held: BTreeMap<Token, (AttachmentKey, Vec<IpAddr>)>,
     kept: BTreeMap<WorkloadName, Vec<IpAddr>>,
+    /// Since when nobody has held what a name keeps.
+    idle: BTreeMap<WorkloadName, FleetTime>,
+    /// Whose addresses are kept for ever.
+    operators: BTreeSet<WorkloadName>,
     used: Vec<(AttachmentKey, Token)>,
 }
 
@@ -60,6 +79,21 @@ impl Model {
         let held = self.held.values().flat_map(|(_, addresses)| addresses);
         let all = held.chain(self.kept.values().flatten()).copied();
         all.filter(|address| Family::of(*address) == family).collect()
+    }
+
+    /// The name keeps nothing any more.
+    fn forget(&mut self, name: &WorkloadName) {
+        self.kept.remove(name);
+        self.idle.remove(name);
+        self.operators.remove(name);
+    }
+
+    /// An incarnation holds nothing any more: what it held is its name's, or nobody's.
+    fn end(&mut self, uid: Token, now: FleetTime) -> bool {
+        let Some((_, addresses)) = self.held.remove(&uid) else { return false };
+        let keeper = self.kept.iter().find(|(_, kept)| **kept == addresses);
+        self.idle.extend(keeper.map(|(name, _)| (name.clone(), now)));
+        true
     }
 
     fn is_held(&self, address: IpAddr) -> bool {
@@ -80,10 +114,20 @@ fn sample() -> Sample {
     }
     sample.pool("p4", V4, |pool| {
         pool.block_size = 2;
+        pool.retention = Retention::For(Span::from_seconds(RETENTION));
         pool.exclude = vec![name(EXCLUDED)];
     });
     sample.pool("p6", V6, |pool| pool.block_size = 2);
     sample
+}
+
+fn key(host: u8, container: u8, ifname: u8) -> AttachmentKey {
+    AttachmentKey {
+        host: name(["a", "b"][usize::from(host)]),
+        network: name("blue"),
+        container: name(&format!("c{container}")),
+        ifname: name(&format!("eth{ifname}")),
+    }
 }
 
 fn workload(number: u8) -> WorkloadName {
@@ -101,18 +145,21 @@ fn asked(ask: Option<u8>) -> Vec<IpAddr> {
 fn run(sample: &mut Sample, model: &mut Model, step: &Step) {
     match step {
         Step::Claim { host, container, ifname, name, ask } => {
-            let key = AttachmentKey {
-                host: self::name(["a", "b"][usize::from(*host)]),
-                network: self::name("blue"),
-                container: self::name(&format!("c{container}")),
-                ifname: self::name(&format!("eth{ifname}")),
-            };
-            try_claim(sample, model, key, name.map(workload), &asked(*ask));
+            let who = (key(*host, *container, *ifname), name.map(workload));
+            try_claim(sample, model, who, &asked(*ask), Patience::Over);
         }
         Step::End { which } => try_end(sample, model, *which),
         Step::Reserve { name, ask } => try_reserve(sample, model, &workload(*name), asked(*ask)),
         Step::Release { name } => try_release(sample, model, &workload(*name)),
         Step::Wait { seconds } => sample.wait(*seconds),
+        Step::Expire => given_up::expire(sample, model),
+        Step::ReleaseAll { seconds } => given_up::release_all(sample, model, *seconds),
+        Step::Rename { from, to } => {
+            given_up::give_name(sample, model, &workload(*from), &workload(*to));
+        }
+        Step::TakeOver { host, container, name } => {
+            given_up::take_over(sample, model, &key(*host, *container, 0), workload(*name));
+        }
         Step::Drain { draining } => {
             let change = limpet_api::config::PoolChange {
                 state: Some(if *draining {
@@ -131,9 +178,9 @@ fn run(sample: &mut Sample, model: &mut Model, step: &Step) {
 fn try_claim(
     sample: &mut Sample,
     model: &mut Model,
-    key: AttachmentKey,
-    workload: Option<WorkloadName>,
+    (key, workload): (AttachmentKey, Option<WorkloadName>),
     addresses: &[IpAddr],
+    patience: Patience,
 ) {
     let uid = Token::from_bits(u128::try_from(model.used.len()).unwrap() + 100);
     model.used.push((key.clone(), uid));
@@ -145,10 +192,14 @@ fn try_claim(
     };
     let request = ClaimRequest { session: Token::from_bits(7), uid, wanted };
     let before = sample.state().clone();
-    let answer = sample.decided(|state| claim(state, &key, &request, Patience::Over));
+    let answer = sample.decided(|state| claim(state, &key, &request, patience));
     let kept = workload.as_ref().and_then(|name| model.kept.get(name).cloned());
     match answer {
-        Ok(Outcome::Done(Granted { attachment, .. })) => {
+        Ok(Outcome::Done(Granted { attachment, taken_over, .. })) => {
+            for old in taken_over {
+                assert_ne!(old.key.host, key.host, "from a silent host");
+                assert!(model.end(old.uid, before.now()), "one that was there");
+            }
             let given: Vec<IpAddr> = attachment.addresses.iter().map(|h| h.address).collect();
             assert_eq!(given.len(), 2, "both families, or neither");
             assert!(given.iter().all(|address| !model.is_held(*address)), "one holder");
@@ -162,7 +213,9 @@ fn try_claim(
                 None => assert_eq!(attachment.sticky, workload.is_some()),
             }
             if attachment.sticky {
-                model.kept.insert(workload.unwrap(), given.clone());
+                let workload = workload.unwrap();
+                model.idle.remove(&workload);
+                model.kept.insert(workload, given.clone());
             }
             let again = sample.decided(|state| claim(state, &key, &request, Patience::Left));
             let Ok(Outcome::Done(Granted { attachment: same, .. })) = again else {
@@ -171,6 +224,7 @@ fn try_claim(
             assert_eq!(same, attachment, "repeated, the same answer");
             model.held.insert(uid, (key, given));
         }
+        Ok(Outcome::Asked(_)) if patience == Patience::Left => {}
         Ok(Outcome::Asked(about)) => panic!("asked about {about:?} when patience was over"),
         Err(error) => {
             assert_eq!(*sample.state(), before, "a refusal changes nothing");
@@ -207,7 +261,7 @@ fn try_end(sample: &mut Sample, model: &mut Model, which: usize) {
     let before = sample.state().clone();
     let request = EndRequest { session: Token::from_bits(7), uid, reason: EndReason::Detached };
     sample.decided(|state| end(state, &key, &request)).unwrap();
-    if model.held.remove(&uid).is_none() {
+    if !model.end(uid, before.now()) {
         assert_eq!(*sample.state(), before, "a late end touches nothing newer");
     }
     assert!(sample.state().attachment(&key).is_none_or(|entry| entry.record.uid != uid));
@@ -225,8 +279,14 @@ fn try_reserve(
     match sample.decided(|state| reserve::create(state, &key, &spec)) {
         Ok(entry) => {
             let given: Vec<IpAddr> = entry.record.addresses.iter().map(|h| h.address).collect();
-            let kept = model.kept.entry(workload.clone()).or_insert_with(|| given.clone());
-            assert_eq!(*kept, given, "reserved once and for all");
+            if let Some(kept) = model.kept.get(workload) {
+                assert_eq!(*kept, given, "reserved once and for all");
+            } else {
+                let idle = model.holder_of(&given).is_none().then(|| before.now());
+                model.idle.extend(idle.map(|now| (workload.clone(), now)));
+                model.operators.insert(workload.clone());
+                model.kept.insert(workload.clone(), given);
+            }
         }
         Err(_) => assert_eq!(*sample.state(), before, "a refusal changes nothing"),
     }
@@ -239,7 +299,7 @@ fn try_release(sample: &mut Sample, model: &mut Model, workload: &WorkloadName) 
         Ok(addresses) => {
             assert_eq!(Some(addresses.clone()), kept);
             assert_eq!(model.holder_of(&addresses), None, "nobody loses an address in use");
-            model.kept.remove(workload);
+            model.forget(workload);
         }
         Err(error) if error.code == ErrorCode::ReservationNotFound => assert_eq!(kept, None),
         Err(error) => {
@@ -268,7 +328,18 @@ fn check(state: &State, model: &Model) {
     for entry in state.reservations() {
         let kept: Vec<IpAddr> = entry.record.addresses.iter().map(|h| h.address).collect();
         assert_eq!(model.kept.get(&entry.record.name), Some(&kept));
+        for address in kept {
+            let slot = &state.slot(&name("blue"), address).unwrap().record;
+            let owner = slot.reservation.as_ref().map(|owner| &owner.name);
+            assert_eq!(owner, Some(&entry.record.name), "{address}");
+        }
     }
+    assert_eq!(state.reservations().count(), model.kept.len());
+    let slots = || state.slots().map(|(_, address, slot)| (address, &slot.record));
+    let reserved = slots().filter(|(_, slot)| slot.reservation.is_some()).count();
+    assert_eq!(reserved, model.kept.values().flatten().count(), "no address is kept for nobody");
+    let held = slots().filter(|(_, slot)| slot.attachment.is_some()).count();
+    assert_eq!(held, seen.len(), "no address is held by nobody");
     for pool in state.pools() {
         let usage = pick::usage(state, state.now(), pool);
         let taken = model.taken(pool.record.family()).len();

@@ -9,6 +9,7 @@
 mod api;
 mod files;
 mod history;
+mod pools;
 mod process;
 mod replicas;
 mod restarts;
