@@ -86,8 +86,9 @@ fn of_code(code: ErrorCode) -> Option<&'static str> {
              nobody holds: limpetctl reservation release --pool <name>"
         }
         E::HostInUse => "move its containers away first: limpetctl attachment --host <name>",
-        E::ReservationInUse => "stop its container first: limpetctl attachment show <name>",
-        E::NameInUse => "stop its container first: limpetctl attachment show <name>",
+        E::ReservationInUse | E::NameInUse => {
+            "stop its container first: limpetctl attachment show <name>"
+        }
         E::AttachmentPresent => "stop the container on its host; its end releases the addresses",
         E::HostAlive => "see when it was heard of: limpetctl host show <name>",
         E::HostSilent => "see whether the host's agent is alive: limpetctl host show <name>",

@@ -343,8 +343,7 @@ fn a_pool_with_a_rule_that_is_full_does_not_spill_into_the_default() {
     let prod = || Wanted { namespace: name("prod"), ..nameless() };
     let size = sample.state().pool(&name("prod")).unwrap().givable.size();
     for n in 0..size {
-        let bits = u128::from(n) + 1;
-        let got = given(&mut sample, &key("a", &format!("c{n}")), bits, prod());
+        let got = given(&mut sample, &key("a", &format!("c{n}")), n + 1, prod());
         assert!(got[0].starts_with("10.1.0."), "{got:?}");
     }
     let error = refused(&mut sample, &key("a", "more"), prod());

@@ -158,7 +158,7 @@ fn run(sample: &mut Sample, model: &mut Model, step: &Step) {
             given_up::give_name(sample, model, &workload(*from), &workload(*to));
         }
         Step::TakeOver { host, container, name } => {
-            given_up::take_over(sample, model, &key(*host, *container, 0), workload(*name));
+            given_up::take_over(sample, model, &key(*host, *container, 0), &workload(*name));
         }
         Step::Drain { draining } => {
             let change = limpet_api::config::PoolChange {

@@ -109,17 +109,17 @@ pub(super) fn take_over(
     sample: &mut Sample,
     model: &mut Model,
     key: &AttachmentKey,
-    workload: WorkloadName,
+    workload: &WorkloadName,
 ) {
     let other: HostName = name(if key.host.as_str() == "a" { "b" } else { "a" });
     let (session, replica) = (Token::from_bits(7), Token::from_bits(5));
     assert!(sample.decided(|state| silence::mark(state, &other, session)).unwrap());
     sample.wait(60);
-    let holder = model.kept.get(&workload).and_then(|kept| model.holder_of(kept)).cloned();
+    let holder = model.kept.get(workload).and_then(|kept| model.holder_of(kept)).cloned();
     let is_free = sample.state().attachment(key).is_none();
     try_claim(sample, model, (key.clone(), Some(workload.clone())), &[], Patience::Left);
     if is_free && holder.is_some_and(|holder| holder.host == other) {
-        let holder = model.holder_of(&model.kept[&workload]).unwrap();
+        let holder = model.holder_of(&model.kept[workload]).unwrap();
         assert_eq!(holder, key, "what a silent host held is had");
     }
     sample.decided(|state| silence::hear(state, &other, session, replica)).unwrap();
