@@ -77,6 +77,8 @@ pub(crate) enum Subject {
     Report(HostName, Token),
     /// A question to a host about one incarnation of an attachment.
     Ask(HostName, Uid),
+    /// How many addresses a namespace may have. What takes some compares it, and puts it again where it is there.
+    Quota(Namespace),
     /// What history says of one ended attachment.
     Tenure(TenureKey),
 }
@@ -117,6 +119,7 @@ impl Subject {
             Self::Silent(host) => format!("silent/{host}"),
             Self::Report(host, id) => format!("reports/{host}/{id}"),
             Self::Ask(host, uid) => format!("asks/{host}/{uid}"),
+            Self::Quota(namespace) => format!("quotas/{namespace}"),
             Self::Tenure(TenureKey { at, uid }) => format!("history/{:016x}/{uid}", at.0),
         }
     }
@@ -161,6 +164,7 @@ impl Subject {
             ["silent", host] => Self::Silent(host.parse().ok()?),
             ["reports", host, id] => Self::Report(host.parse().ok()?, Token::from_str(id).ok()?),
             ["asks", host, uid] => Self::Ask(host.parse().ok()?, Uid::from_str(uid).ok()?),
+            ["quotas", namespace] => Self::Quota(namespace.parse().ok()?),
             ["history", at, uid] => {
                 Self::Tenure(TenureKey { at: FleetTime(number(at)?), uid: uid.parse().ok()? })
             }
@@ -249,6 +253,7 @@ mod tests {
             name().prop_map(Subject::Session),
             name().prop_map(Subject::Heard),
             name().prop_map(Subject::Silent),
+            name().prop_map(Subject::Quota),
             (name(), any::<u128>())
                 .prop_map(|(host, bits)| Subject::Ask(host, Token::from_bits(bits))),
             (any::<u64>(), any::<u128>()).prop_map(|(at, bits)| {

@@ -16,7 +16,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{
-    attachment, backup, check, completion, history, host, network, pool, reservation, restore,
+    attachment, backup, check, completion, history, host, network, pool, quota, reservation,
+    restore,
 };
 
 /// Shows and changes what a limpet controller keeps: networks, pools, hosts, reservations, attachments.
@@ -92,6 +93,9 @@ pub(crate) enum Noun {
     /// Attachments: containers' interfaces that hold addresses now
     #[command(visible_alias = "attachments")]
     Attachment(attachment::Args),
+    /// Quotas: how many addresses a namespace may have
+    #[command(visible_alias = "quotas")]
+    Quota(quota::Args),
     /// Who had which address when, on which host, and how it ended
     History(history::Args),
     /// Write everything that the controller keeps into a file

@@ -41,6 +41,10 @@ fn a_noun_alone_and_options_in_any_place_are_taken() {
         "network set corp --mtu auto",
         "--timeout 1m --controller http://192.0.2.1:7600,http://[2001:db8::1]:7600 --plain-http host",
         "completion fish",
+        "quota",
+        "quotas list",
+        "quota set prod --addresses 100",
+        "quota delete _",
         "history 10.32.0.7 --at 2026-11-20T14:05",
         "history prod/web-0 --since 2026-11-20T14:05:07Z --until 2026-11-20T15:00:00+01:00 -o json",
         "history --host node-a -n prod --network corp",
@@ -110,6 +114,8 @@ fn bad_numbers_and_addresses_say_what_would_be_right() {
     refused("history web-0 --at yesterday", "is not a date and time such as 2026-11-20T14:05");
     refused("history web-0 --at 2026-11-20T14:05 --since 2026-11-20T14:05", "cannot be used with");
     refused("history a/b/c", "has '/' at position 2");
+    refused("quota set prod", "--addresses <COUNT>");
+    refused("quota set prod --addresses many", "invalid digit");
     refused("pod", "unrecognized subcommand");
 }
 

@@ -99,6 +99,10 @@ fn of_code(code: ErrorCode) -> Option<&'static str> {
         }
         E::PoolEmpty => "exclude less, or take a larger range",
         E::PoolFull => "see its use: limpetctl pool; release what is not needed, or add a pool",
+        E::QuotaExceeded => {
+            "see its use: limpetctl quota; release what is not needed, or raise it: limpetctl quota set"
+        }
+        E::QuotaNotFound => "see what there is: limpetctl quota",
         E::NoPool => {
             "see who may use which: limpetctl pool; a pool without a rule serves everybody"
         }

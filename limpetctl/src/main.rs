@@ -11,6 +11,7 @@ mod check;
 mod cli;
 mod completion;
 mod controller;
+mod detail;
 mod find;
 #[cfg(test)]
 mod golden;
@@ -20,6 +21,7 @@ mod host;
 mod network;
 mod pool;
 mod progress;
+mod quota;
 mod reservation;
 mod restore;
 mod table;
@@ -63,6 +65,7 @@ fn run(cli: &Cli) -> anyhow::Result<Done> {
         Noun::Host(args) => host::run(args, &controller()?, output),
         Noun::Reservation(args) => reservation::run(args, &controller()?, output),
         Noun::Attachment(args) => attachment::run(args, &controller()?, output),
+        Noun::Quota(args) => quota::run(args, &controller()?, output),
         Noun::History(args) => history::run(args, &controller()?, output),
         Noun::Backup(args) => backup::run(args, &controller()?, output),
         Noun::Restore(args) => restore::run(args, &controller()?, output),
@@ -75,6 +78,9 @@ fn run(cli: &Cli) -> anyhow::Result<Done> {
 fn complain(error: &anyhow::Error) -> ExitCode {
     // Parts of the message come from the network: no control character of theirs reaches the terminal.
     say(&table::harmless(&format!("limpetctl: {error:#}")));
+    for line in detail::of(error) {
+        say(&table::harmless(&line));
+    }
     if let Some(hint) = hint::of(error) {
         say(&format!("hint: {hint}"));
     }

@@ -100,6 +100,8 @@ codes! {
     HostNotFound = "host-not-found", 404;
     /// There is no reservation for this name.
     ReservationNotFound = "reservation-not-found", 404;
+    /// The namespace has no quota.
+    QuotaNotFound = "quota-not-found", 404;
     /// There is no such attachment, or not with this uid.
     AttachmentNotFound = "attachment-not-found", 404;
 
@@ -143,6 +145,8 @@ codes! {
 
     /// The pool has no free address.
     PoolFull = "pool-full", 503;
+    /// The namespace would have more addresses than its quota.
+    QuotaExceeded = "quota-exceeded", 503;
     /// No pool of the network may serve this workload.
     NoPool = "no-pool", 422;
     /// The address asked for is held by or reserved for somebody else.

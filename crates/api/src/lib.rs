@@ -32,6 +32,7 @@ pub mod host;
 mod limits;
 mod living;
 pub mod paths;
+pub mod quota;
 pub mod restore;
 pub mod socket;
 mod span;

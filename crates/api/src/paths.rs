@@ -20,6 +20,8 @@ pub const HOSTS: &str = "/v1/hosts";
 pub const RESERVATIONS: &str = "/v1/reservations";
 /// GET: attachments, page by page, `Listing<Attachment>`; the query says which.
 pub const ATTACHMENTS: &str = "/v1/attachments";
+/// GET: all quotas and how much of them is used, `Listing<QuotaUse>`.
+pub const QUOTAS: &str = "/v1/quotas";
 /// GET: who had which address when, `History`; the query is a `HistoryQuery`.
 pub const HISTORY: &str = "/v1/history";
 
@@ -53,6 +55,8 @@ pub mod route {
     pub const RESERVATION_RENAME: &str = "/v1/reservations/{network}/{namespace}/{name}/rename";
     /// GET: one attachment, `Versioned<Attachment>`. DELETE: `Released`; its host is asked, and ends it if it is gone.
     pub const ATTACHMENT: &str = "/v1/attachments/{host}/{network}/{container}/{ifname}";
+    /// GET, PUT: the quota of a namespace, `Versioned<QuotaUse>`. DELETE: no content.
+    pub const QUOTA: &str = "/v1/quotas/{namespace}";
     /// POST: a host joins, `Session`.
     pub const SESSION: &str = "/v1/hosts/{host}/session";
     /// POST: a host is alive; no content.
@@ -131,6 +135,12 @@ pub fn reservation_rename(
     name: &WorkloadName,
 ) -> String {
     format!("{}/rename", reservation(network, namespace, name))
+}
+
+/// The path of the quota of a namespace.
+#[must_use]
+pub fn quota(namespace: &Namespace) -> String {
+    format!("{QUOTAS}/{namespace}")
 }
 
 /// The path of an attachment, for operators.

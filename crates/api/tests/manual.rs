@@ -8,6 +8,7 @@ use limpet_api::holding::{Holding, PoolReleased};
 use limpet_api::host::{
     ClaimRequest, Heartbeat, ReassertRequest, Reasserted, Report, SessionRequest, WatchLine,
 };
+use limpet_api::quota::{QuotaSpec, QuotaUse};
 use limpet_api::socket::{Attach, GcRequest, Readiness};
 use limpet_api::{ApiError, ErrorCode};
 use limpet_api::{Listing, Versioned};
@@ -56,6 +57,8 @@ fn every_example_is_of_the_type_that_it_names_and_has_no_field_besides() {
             "PoolReleased" => written_again::<PoolReleased>(text),
             "PoolSpec" => written_again::<PoolSpec>(text),
             "PoolUse" => written_again::<Versioned<PoolUse>>(text),
+            "QuotaSpec" => written_again::<QuotaSpec>(text),
+            "QuotaUse" => written_again::<Versioned<QuotaUse>>(text),
             "Readiness" => written_again::<Readiness>(text),
             "ReassertRequest" => written_again::<ReassertRequest>(text),
             "Reasserted" => written_again::<Reasserted>(text),

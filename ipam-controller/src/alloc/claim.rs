@@ -20,7 +20,7 @@ use super::restored::settled;
 use super::wanted::{
     asked_for, draining, mac_choice, mac_held, mac_of, not_in_pool, not_kept, one_per_family,
 };
-use super::{Outcome, Patience, pick, takeover};
+use super::{Outcome, Patience, full, pick, quota, takeover};
 use crate::draft::{Decision, Draft, refuse};
 use crate::keys::Subject;
 use crate::records::{Alive, Owner, Slot};
@@ -278,6 +278,7 @@ impl Claimant<'_> {
         {
             return refuse(ErrorCode::AddressNotInPool, not_in_pool(*address, network));
         }
+        quota::take(state, draft, &self.wanted.namespace, families.len())?;
         for family in families {
             let asked = self.wanted.addresses.iter().find(|address| is_of(family, **address));
             let (pool, pick) = match (asked, asked_pools.get(&family)) {
@@ -302,7 +303,8 @@ impl Claimant<'_> {
         if pool.record.state == PoolState::Draining {
             return refuse(ErrorCode::NoPool, draining(pool));
         }
-        pick::next(self.state, self.state.now(), pool, &self.key.host)
+        let picked = pick::next(self.state, self.state.now(), pool, &self.key.host);
+        picked.ok_or_else(|| full::full(self.state, self.state.now(), &[pool]))
     }
 
     fn pick_served(&self, family: Family) -> Result<(&PoolEntry, pick::Pick), ApiError> {
@@ -311,14 +313,12 @@ impl Claimant<'_> {
             name: self.wanted.name.as_ref(),
             host: Some(self.host),
         };
-        let mut last = None;
-        for pool in serving(self.state, &self.key.network, family, workload)? {
-            match self.pick_from(pool) {
-                Ok(pick) => return Ok((pool, pick)),
-                Err(full) => last = Some(full),
-            }
-        }
-        Err(last.unwrap_or_else(|| unreachable!("at least one pool serves, or it was refused")))
+        let (state, now) = (self.state, self.state.now());
+        let pools = serving(state, &self.key.network, family, workload)?;
+        let picked = pools
+            .iter()
+            .find_map(|pool| Some((*pool, pick::next(state, now, pool, &self.key.host)?)));
+        picked.ok_or_else(|| full::full(state, now, &pools))
     }
 
     /// A MAC address that was asked for, or is reserved, must be no other interface's.

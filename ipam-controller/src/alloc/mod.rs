@@ -7,6 +7,8 @@
 //! | [`ends`] | how it is given up, and how its host is asked |
 //! | [`takeover`] | whether what a silent host holds can be had |
 //! | [`wanted`] | whether an address or MAC address asked for can be had |
+//! | [`full`] | what is said of pools that have no address left |
+//! | [`quota`] | whether a namespace may have more |
 //! | [`pick`] | which address of a pool is next |
 //! | [`pools`] | which pool serves whom |
 //! | [`reassert`] | what becomes of what a host says is alive |
@@ -21,8 +23,10 @@
 pub(crate) mod blocks;
 pub(crate) mod claim;
 pub(crate) mod ends;
+mod full;
 pub(crate) mod pick;
 pub(crate) mod pools;
+mod quota;
 pub(crate) mod reassert;
 pub(crate) mod release;
 pub(crate) mod rename;

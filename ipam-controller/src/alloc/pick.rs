@@ -6,11 +6,10 @@
 
 use std::net::IpAddr;
 
+use limpet_api::FleetTime;
 use limpet_api::config::Usage;
 use limpet_api::host::Block;
-use limpet_api::{ApiError, ErrorCode, FleetTime};
 use limpet_net_types::{HostName, Prefix, address_at};
-use serde_json::json;
 
 use crate::records::Vacancy;
 use crate::state::{BlockEntry, PoolEntry, State, bits, block_around};
@@ -71,62 +70,46 @@ fn is_full(pool: &PoolEntry, block: &BlockEntry) -> bool {
     u128::from(block.taken) >= pool.givable.count(first, last)
 }
 
-/// Returns the next address of `pool` for a container on `host`.
-///
-/// # Errors
-///
-/// `pool-full`, with the pool's addresses counted.
+/// Returns the next address of `pool` for a container on `host`; none if all are taken.
 pub(crate) fn next(
     state: &State,
     now: FleetTime,
     pool: &PoolEntry,
     host: &HostName,
-) -> Result<Pick, ApiError> {
+) -> Option<Pick> {
     if u128::from(pool.tally.taken) >= pool.givable.size() {
-        return Err(full(state, now, pool));
+        return None;
     }
     let family = pool.record.family();
     let mut search = Search { state, pool, now, coolest: None };
     let stays = |bits| Pick { address: address_at(family, bits), block: None };
     if let Some(bits) = in_own_blocks(&mut search, host) {
-        return Ok(stays(bits));
+        return Some(stays(bits));
     }
     let own = search.coolest.take();
     if let Some((bits, prefix)) = in_new_block(&mut search) {
-        return Ok(with_block(pool, host, bits, prefix));
+        return Some(with_block(pool, host, bits, prefix));
     }
     // A cooling address of its own costs no host a route, as one of a new block would.
     if let Some((_, bits)) = own {
-        return Ok(stays(bits));
+        return Some(stays(bits));
     }
     if let Some((_, bits)) = search.coolest
         && let Some(prefix) = block_around(&pool.record, bits)
     {
-        return Ok(with_block(pool, host, bits, prefix));
+        return Some(with_block(pool, host, bits, prefix));
     }
-    astray(&mut search)
-        .or(search.coolest.map(|(_, bits)| bits))
-        .map(stays)
-        .ok_or_else(|| full(state, now, pool))
+    astray(&mut search).or(search.coolest.map(|(_, bits)| bits)).map(stays)
 }
 
 /// Returns an address of `pool` for a name that no host has yet: from the top, so that it takes
-/// nothing from blocks, which begin at the bottom.
-///
-/// # Errors
-///
-/// `pool-full`, with the pool's addresses counted.
-pub(crate) fn for_nobody(
-    state: &State,
-    now: FleetTime,
-    pool: &PoolEntry,
-) -> Result<IpAddr, ApiError> {
+/// nothing from blocks, which begin at the bottom; none if all are taken.
+pub(crate) fn for_nobody(state: &State, now: FleetTime, pool: &PoolEntry) -> Option<IpAddr> {
     let mut search = Search { state, pool, now, coolest: None };
     outside_blocks(&mut search)
         .or_else(|| astray(&mut search))
         .or(search.coolest.map(|(_, bits)| bits))
         .map(|bits| address_at(pool.record.family(), bits))
-        .ok_or_else(|| full(state, now, pool))
 }
 
 /// Finds the highest free address that is in no host's block. Looks once at each run of taken
@@ -256,18 +239,4 @@ pub(crate) fn usage(state: &State, now: FleetTime, pool: &PoolEntry) -> Usage {
         free: clamp(free),
         blocks: u64::try_from(state.block_count(&pool.record.name)).unwrap_or(u64::MAX),
     }
-}
-
-fn full(state: &State, now: FleetTime, pool: &PoolEntry) -> ApiError {
-    let Usage { size, held, reserved, cooling, .. } = usage(state, now, pool);
-    let name = &pool.record.name;
-    let text = format!(
-        "pool {name} ({}) is full: of {size} addresses {held} are held by attachments, \
-         {reserved} are reserved and not held, {cooling} are cooling",
-        pool.record.range
-    );
-    ApiError::new(ErrorCode::PoolFull, text).with_details(json!({
-        "pool": name, "size": size, "held": held, "reserved": reserved, "cooling": cooling,
-        "releasable": reserved,
-    }))
 }

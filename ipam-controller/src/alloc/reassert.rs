@@ -225,6 +225,8 @@ impl<'a> Claimant<'a> {
             let ending = Ending { reason: EndReason::Gone, by: by.clone() };
             end_attachment(state, draft, stale, &ending);
         }
+        // What lives is not refused, and counts.
+        super::quota::ticket(state, draft, &self.asserted.namespace);
         let owner = self.owner();
         let is_kept = |held: &Held| {
             let slot = state.slot(network, held.address);

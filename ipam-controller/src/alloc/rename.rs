@@ -45,6 +45,9 @@ pub(crate) fn rename(
         }
         has_no_container(state, to, running)?;
         settled(state, draft)?;
+        if *namespace != from.namespace {
+            super::quota::take(state, draft, namespace, entry.record.addresses.len())?;
+        }
         let owner = Owner { namespace: namespace.clone(), name: name.clone() };
         for held in &entry.record.addresses {
             let subject = Subject::Address(from.network.clone(), held.address);

@@ -12,10 +12,10 @@ use limpet_api::{ApiError, ErrorCode, Retention};
 use limpet_net_types::{Family, Mac, PoolName};
 use serde_json::json;
 
-use super::pick;
 use super::pools::{Workload, families, named, serving};
 use super::restored::settled;
 use super::wanted::{asked_for, draining, mac_choice, mac_held, mac_of, not_kept, one_per_family};
+use super::{full, pick, quota};
 use crate::draft::{Decision, Draft, refuse};
 use crate::keys::{ReservationKey, Subject};
 use crate::records::{Owner, Slot};
@@ -43,6 +43,9 @@ pub(crate) fn create(
         }
         settled(state, draft)?;
         let addresses = choose(state, draft, key, spec)?;
+        let is_new = |held: &&Held| holding(state, key, held.address).is_none();
+        let wanted = addresses.iter().filter(is_new).count();
+        quota::take(state, draft, &key.namespace, wanted)?;
         mac_choice(state, draft, &key.network, spec.mac.is_some());
         let mac = mac(state, key, spec, &addresses)?;
         let reservation = Reservation {
@@ -189,11 +192,11 @@ fn choose(
         let asked = asked.or_else(|| kept(family));
         let (pool, address) = match (asked, asked_pools.get(&family)) {
             (Some(&address), pool) => (available(state, key, address, pool.copied())?, address),
-            (None, Some(pool)) => (*pool, pick::for_nobody(state, state.now(), active(pool)?)?),
+            (None, Some(pool)) => first_of(state, &[active(pool)?])?,
             (None, None) => {
                 let workload =
                     Workload { namespace: &key.namespace, name: Some(&key.name), host: None };
-                first_of(state, serving(state, network, family, workload)?)?
+                first_of(state, &serving(state, network, family, workload)?)?
             }
         };
         draft.rely_on(&Subject::Pool(pool.record.name.clone()), Some(pool.revision));
@@ -237,16 +240,11 @@ fn active(pool: &PoolEntry) -> Result<&PoolEntry, ApiError> {
 
 fn first_of<'a>(
     state: &State,
-    pools: Vec<&'a PoolEntry>,
+    pools: &[&'a PoolEntry],
 ) -> Result<(&'a PoolEntry, IpAddr), ApiError> {
-    let mut last = None;
-    for pool in pools {
-        match pick::for_nobody(state, state.now(), pool) {
-            Ok(address) => return Ok((pool, address)),
-            Err(full) => last = Some(full),
-        }
-    }
-    Err(last.unwrap_or_else(|| unreachable!("at least one pool serves, or it was refused")))
+    let now = state.now();
+    let picked = pools.iter().find_map(|pool| Some((*pool, pick::for_nobody(state, now, pool)?)));
+    picked.ok_or_else(|| full::full(state, now, pools))
 }
 
 /// An address that a name holds already, without a reservation, can be reserved for it.

@@ -25,6 +25,7 @@ pub(crate) fn is_kept(subject: &Subject) -> bool {
         | Subject::Host(_)
         | Subject::MacChoice(_)
         | Subject::Tenure(_)
+        | Subject::Quota(_)
         | Subject::Session(_) => true,
         Subject::StoreId
         | Subject::Mark
@@ -48,6 +49,7 @@ pub(crate) fn holds(state: &State) -> Option<String> {
         ("networks", state.networks().count()),
         ("pools", state.pools().count()),
         ("hosts", state.hosts().count()),
+        ("quotas", state.quotas().count()),
         ("reservations", state.reservations().count()),
         ("attachments", state.attachments().count()),
     ];

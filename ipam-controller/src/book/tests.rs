@@ -383,3 +383,40 @@ async fn one_mac_address_that_two_controllers_are_asked_for_at_once_goes_to_one_
     assert_eq!(claiming(1).await.unwrap(), Ok(()));
     assert_eq!(decided_first.await.unwrap(), Err(ErrorCode::MacHeld));
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_last_address_of_a_quota_goes_to_one_of_two_that_two_controllers_are_asked_for_at_once()
+{
+    let replicas = Replicas::new(2).await;
+    for (host, uid) in [("a", 101), ("b", 102)] {
+        // With a block each, they have nothing but the quota in common.
+        claim_on(replicas.book(0), host.to_owned(), uid).await.unwrap();
+    }
+    let spec = limpet_api::quota::QuotaSpec { addresses: 3 };
+    let set = move |state: &State| crate::rules::quotas::set(state, &name("_"), spec);
+    replicas.book(0).decide(set).await.unwrap();
+    replicas.books[0].1.plan(Fault::Slow(Duration::from_secs(2)));
+    let decided_first = tokio::spawn(claim_on(replicas.book(0), "a".to_owned(), 1));
+    time::sleep(Duration::from_secs(1)).await;
+    claim_on(replicas.book(1), "b".to_owned(), 2).await.unwrap();
+    let refused = decided_first.await.unwrap().unwrap_err();
+    assert_eq!(refused.code, ErrorCode::QuotaExceeded);
+    assert_eq!(refused.details["held"], 3);
+}
+
+#[tokio::test]
+async fn however_many_claim_at_once_a_quota_is_filled_and_not_exceeded() {
+    let replicas = Replicas::new(2).await;
+    let spec = limpet_api::quota::QuotaSpec { addresses: 5 };
+    let set = move |state: &State| crate::rules::quotas::set(state, &name("_"), spec);
+    replicas.book(0).decide(set).await.unwrap();
+    let mut claims = JoinSet::new();
+    for uid in 1..=12 {
+        let book = replicas.book(usize::try_from(uid).unwrap());
+        claims.spawn(claim_on(book, "a".to_owned(), uid));
+    }
+    let given = claims.join_all().await;
+    let refused: Vec<ErrorCode> =
+        given.into_iter().filter_map(Result::err).map(|error| error.code).collect();
+    assert_eq!(refused, [ErrorCode::QuotaExceeded; 7]);
+}

@@ -123,7 +123,7 @@ pub(crate) fn unavailable() -> Router {
 }
 
 fn operator_routes() -> Router<App> {
-    use operators::{attachments, history, hosts, networks, pools, reservations};
+    use operators::{attachments, history, hosts, networks, pools, quotas, reservations};
     Router::new()
         .route(paths::NETWORKS, get(networks::list))
         .route(
@@ -146,6 +146,8 @@ fn operator_routes() -> Router<App> {
             get(hosts::show).put(hosts::create).patch(hosts::change).delete(hosts::delete),
         )
         .route(route::HOST_ATTACHMENTS, delete(hosts::sweep))
+        .route(paths::QUOTAS, get(quotas::list))
+        .route(route::QUOTA, get(quotas::show).put(quotas::set).delete(quotas::remove))
         .route(paths::HISTORY, get(history::list))
         .route(paths::RESERVATIONS, get(reservations::list))
         .route(

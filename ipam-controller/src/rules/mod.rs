@@ -7,6 +7,7 @@
 pub(crate) mod hosts;
 pub(crate) mod networks;
 pub(crate) mod pools;
+pub(crate) mod quotas;
 pub(crate) mod reports;
 pub(crate) mod resize;
 pub(crate) mod sessions;

@@ -165,6 +165,7 @@ impl State {
                 self.pointers.insert(owner, bits(held.address));
             }
         }
+        self.used.count_attachment(&attachment.record, 1);
         self.attachments.put(attachment);
     }
 
@@ -175,6 +176,7 @@ impl State {
 
     fn forget_attachment(&mut self, key: &AttachmentKey) -> Option<Attachment> {
         let Entry { record, .. } = self.attachments.take(key)?;
+        self.used.count_attachment(&record, -1);
         let mac = (key.network.clone(), record.mac);
         if self.macs.get(&mac) == Some(key) {
             self.macs.remove(&mac);
@@ -189,11 +191,13 @@ impl State {
         if !is_found_by_address(*mac, addresses) {
             self.kept_macs.insert((network.clone(), *mac), key);
         }
+        self.used.count_reservation(&entry.record, 1);
         self.reservations.put(entry);
     }
 
     pub(super) fn delete_reservation(&mut self, key: &ReservationKey) {
         let Some(gone) = self.reservations.take(key) else { return };
+        self.used.count_reservation(&gone.record, -1);
         let mac = (key.network.clone(), gone.record.mac);
         if self.kept_macs.get(&mac) == Some(key) {
             self.kept_macs.remove(&mac);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use limpet_api::WallTime;
 use limpet_net_types::Token;
 
-use super::{BadRecord, Effects, Rows, State, entry};
+use super::{BadRecord, Effects, Rows, State, Used, entry};
 use crate::keys::Subject;
 use crate::store::{Revision, Versioned};
 use crate::tenures::Tenures;
@@ -46,11 +46,13 @@ impl Loader {
             questions: BTreeMap::new(),
             asks: BTreeMap::new(),
             tenures: Tenures::default(),
+            quotas: BTreeMap::new(),
             wall: WallTime::default(),
             ranges: BTreeMap::new(),
             owned: BTreeMap::new(),
             pointers: BTreeMap::new(),
             strays: BTreeMap::new(),
+            used: Used::default(),
             macs: HashMap::new(),
             kept_macs: HashMap::new(),
             vteps: HashMap::new(),

@@ -7,12 +7,13 @@ use std::ops::Bound;
 use limpet_api::book::{Attachment, AttachmentKey, Reservation};
 use limpet_api::config::{Host, Network, Pool};
 use limpet_api::host::{Ask, ReportWanted};
+use limpet_api::quota::Quota;
 use limpet_api::restore::{Restored, Restoring};
 use limpet_api::{FleetTime, WallTime};
-use limpet_net_types::{HostName, Mac, NetworkName, PoolName, Range, Token, Uid};
+use limpet_net_types::{HostName, Mac, Namespace, NetworkName, PoolName, Range, Token, Uid};
 
 use super::rows::Named;
-use super::{BlockEntry, Entry, PoolEntry, State, reservation_key};
+use super::{BlockEntry, Entry, PoolEntry, State, Use, reservation_key};
 use crate::keys::ReservationKey;
 use crate::records::{Alive, Heard, Owner, Silent, Slot, v4_of_mac};
 use crate::rules::reports::Question;
@@ -69,6 +70,29 @@ impl State {
     /// The revision of the last choice of a MAC address in a network by a caller.
     pub(crate) fn mac_choice(&self, network: &NetworkName) -> Option<Revision> {
         self.mac_choices.get(network).copied()
+    }
+
+    /// All quotas, by namespace.
+    pub(crate) fn quotas(&self) -> impl Iterator<Item = &Entry<Quota>> {
+        self.quotas.values()
+    }
+
+    /// The quota of a namespace.
+    pub(crate) fn quota(&self, namespace: &Namespace) -> Option<&Entry<Quota>> {
+        self.quotas.get(namespace)
+    }
+
+    /// How many addresses a namespace has in all networks together.
+    pub(crate) fn used(&self, namespace: &Namespace) -> Use {
+        self.used.of(namespace)
+    }
+
+    /// How many addresses of a pool each namespace has. Looks at every namespace.
+    pub(crate) fn used_of<'a>(
+        &'a self,
+        pool: &'a PoolName,
+    ) -> impl Iterator<Item = (&'a Namespace, Use)> {
+        self.used.in_pool(pool)
     }
 
     /// All networks, by name.

@@ -11,6 +11,7 @@ mod rows;
 pub(crate) mod sample;
 mod slots;
 mod undo;
+mod used;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -19,6 +20,7 @@ use bytes::Bytes;
 use limpet_api::book::{Attachment, AttachmentKey, Reservation};
 use limpet_api::config::{Host, Network, Pool};
 use limpet_api::host::{Ask, Block};
+use limpet_api::quota::Quota;
 use limpet_api::restore::{Restored, Restoring};
 use limpet_api::{FleetTime, WallTime};
 use limpet_net_types::{
@@ -40,6 +42,8 @@ use self::slots::Slots;
 pub(crate) use self::load::Loader;
 pub(crate) use self::rows::{Named, Place};
 pub(crate) use self::undo::Undo;
+pub(crate) use self::used::Use;
+use self::used::Used;
 use crate::tenures::{Tenures, Traits};
 
 /// A record and the revision that wrote it.
@@ -154,6 +158,7 @@ pub(crate) struct State {
     questions: BTreeMap<(HostName, Token), Entry<Question>>,
     asks: BTreeMap<(HostName, Uid), Entry<Ask>>,
     tenures: Tenures,
+    quotas: BTreeMap<Namespace, Entry<Quota>>,
     wall: WallTime,
     /// The pools of a network by their first addresses; they have none in common.
     ranges: BTreeMap<NetworkName, BTreeMap<IpAddr, PoolName>>,
@@ -162,6 +167,7 @@ pub(crate) struct State {
     /// The address that a host was last given from its blocks of a pool.
     pointers: BTreeMap<(PoolName, HostName), u128>,
     strays: BTreeMap<(NetworkName, IpAddr), HostName>,
+    used: Used,
     /// The attachments that have a MAC address, and the reservations that keep one, where that is
     /// not the one of their own IPv4 address, by which they are found.
     macs: HashMap<(NetworkName, Mac), AttachmentKey>,
@@ -253,6 +259,9 @@ impl State {
             Subject::Ask(host, uid) => {
                 self.asks.insert((host.clone(), *uid), entry(&key(), value, revision)?);
             }
+            Subject::Quota(namespace) => {
+                self.quotas.insert(namespace.clone(), entry(&key(), value, revision)?);
+            }
             Subject::Tenure(tenure) => {
                 let traits: Traits<'_> = serde_json::from_slice(value)
                     .map_err(|source| BadRecord::Value { key: key(), source })?;
@@ -282,6 +291,7 @@ impl State {
             Subject::Silent(host) => drop(self.silent.remove(host)),
             Subject::Report(host, id) => drop(self.questions.remove(&(host.clone(), *id))),
             Subject::Ask(host, uid) => drop(self.asks.remove(&(host.clone(), *uid))),
+            Subject::Quota(namespace) => drop(self.quotas.remove(namespace)),
             Subject::Tenure(tenure) => self.tenures.remove(*tenure),
         }
     }

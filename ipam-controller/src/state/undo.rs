@@ -85,6 +85,7 @@ impl State {
             Subject::Heard(host) => encoded(self.heard(host)),
             Subject::Silent(host) => encoded(self.silence(host)),
             Subject::Report(host, id) => encoded(self.question(host, *id)),
+            Subject::Quota(namespace) => encoded(self.quota(namespace)),
             Subject::Ask(host, uid) => encoded(self.ask(host, *uid)),
         }
     }

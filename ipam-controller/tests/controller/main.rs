@@ -11,6 +11,7 @@ mod files;
 mod history;
 mod pools;
 mod process;
+mod quotas;
 mod replicas;
 mod restarts;
 mod restore;

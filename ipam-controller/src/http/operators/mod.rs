@@ -1,10 +1,11 @@
-//! Edge: what operators ask: networks, pools, hosts, reservations, attachments.
+//! Edge: what operators ask: networks, pools, hosts, reservations, attachments, quotas.
 
 pub(super) mod attachments;
 pub(super) mod history;
 pub(super) mod hosts;
 pub(super) mod networks;
 pub(super) mod pools;
+pub(super) mod quotas;
 pub(super) mod reservations;
 
 use limpet_api::{ApiError, ErrorCode, Listing, Versioned};
