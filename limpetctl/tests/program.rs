@@ -349,7 +349,7 @@ fn a_long_list_is_taken_page_by_page() {
     let controller = Fake::start(|request| {
         let (items, next) = match request.split_once("after=") {
             None => (vec![reservation("prod")], json!("corp/prod/web-0")),
-            Some((_, "corp%2Fprod%2Fweb-0&limit=5000&network=corp")) => (vec![], json!("corp/x/y")),
+            Some((_, "corp%2Fprod%2Fweb-0&limit=5000")) => (vec![], json!("corp/x/y")),
             Some(_) => (vec![reservation("test")], json!(null)),
         };
         ok(&json!({ "items": items, "revision": 7, "next": next }))
