@@ -369,7 +369,8 @@ fn given(number: usize) -> IpAddr {
 /// A pool of network blue, with blocks of two addresses.
 pub(super) fn pool_spec(range: &str) -> PoolSpec {
     let text = format!(
-        r#"{{"network": "blue", "range": "{range}", "block_size": 2, "takeover_after": "{TAKEOVER}s"}}"#
+        r#"{{"network": "blue", "range": "{range}", "block_size": 2,
+            "takeover_after": "{TAKEOVER}s", "retention": "90s"}}"#
     );
     serde_json::from_str(&text).unwrap()
 }

@@ -125,6 +125,9 @@ impl World {
     fn at_rest(&mut self) -> Result<(), String> {
         self.excused.clear();
         self.check_kernels()?;
+        for replica in 0..self.replicas.len() {
+            self.sync(replica, usize::MAX)?;
+        }
         let answering = |(uid, veth): (&Uid, &Veth)| veth.answers().then_some(*uid);
         let machines = self.machines.iter();
         let in_kernels: BTreeSet<Uid> =

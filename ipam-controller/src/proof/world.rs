@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use limpet_api::Span;
 use limpet_api::book::{Attachment, AttachmentKey};
 use limpet_api::host::{LEASE_SECONDS, SessionRequest};
+use limpet_api::{Retention, Span};
 use limpet_net_types::{HostName, Token, Uid};
 use tokio::runtime::Runtime;
 
@@ -297,7 +297,12 @@ impl World {
         for reservation in news.released {
             let network = &reservation.network;
             let key = reservation_key(network, &reservation.namespace, &reservation.name);
-            if !self.release_asked.contains(&key) {
+            let is_over = match (reservation.retention, reservation.detached_at) {
+                (Retention::For(span), Some(since)) => since.plus(span) <= self.model.now,
+                _ => false,
+            };
+            self.count(if is_over { "retentions over" } else { "releases" });
+            if !is_over && !self.release_asked.contains(&key) {
                 return Err(format!("{} was released, and nobody asked for that", key.name));
             }
             let held = |held: &limpet_api::book::Held| {
