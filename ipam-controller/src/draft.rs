@@ -39,6 +39,12 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
+    /// Drafts a transaction that was made before.
+    #[cfg(test)]
+    pub(crate) fn of(txn: Txn) -> Self {
+        Self { txn }
+    }
+
     /// Relies on the record being as `entry` says, or on there being none.
     pub(crate) fn rely<T>(&mut self, subject: &Subject, entry: Option<&Entry<T>>) {
         self.rely_on(subject, entry.map(|entry| entry.revision));

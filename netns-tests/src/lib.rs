@@ -19,6 +19,7 @@
 )]
 
 mod agent;
+mod cluster;
 mod cni;
 mod container;
 mod controller;
@@ -34,6 +35,7 @@ mod traffic;
 mod watch;
 
 pub use agent::Agent;
+pub use cluster::{Cluster, Program};
 pub use cni::{Answer, Call};
 pub use container::{Container, Pod};
 pub use controller::Controller;

@@ -9,6 +9,7 @@
 //! | [`request`], [`replica`] | controllers: the real decisions on states that lag |
 //! | [`machine`], [`agent`] | a kernel, a runtime, plugins, and an agent that keeps the real one's rules |
 //! | [`step`], [`dice`] | which step is next |
+//! | [`books`] | real books of several controllers, over a store that fails |
 //! | [`quiet`] | that everything comes to rest |
 //! | [`run`] | seeds, lengths, the fewest steps that go wrong |
 //!
@@ -17,6 +18,7 @@
 
 mod actions;
 mod agent;
+mod books;
 mod dice;
 mod machine;
 mod model;

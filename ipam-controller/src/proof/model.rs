@@ -31,6 +31,11 @@ impl<T> Since<T> {
         self.0.push((revision, fact));
     }
 
+    /// Whether nothing was known of it at a revision.
+    pub(super) fn began_after(&self, revision: Revision) -> bool {
+        self.0.first().is_none_or(|(since, _)| *since > revision)
+    }
+
     /// What it was at any time from one revision to another.
     pub(super) fn within(&self, from: Revision, to: Revision) -> impl Iterator<Item = &T> {
         let first = self.0.partition_point(|(since, _)| *since <= from).saturating_sub(1);
@@ -56,6 +61,13 @@ pub(super) struct End {
     pub(super) is_heard: bool,
 }
 
+impl Life {
+    /// Whether it was there at a revision.
+    pub(super) fn covers(&self, revision: Revision) -> bool {
+        self.from <= revision && self.to.is_none_or(|to| revision < to)
+    }
+}
+
 /// All that the store has told.
 #[derive(Debug, Default)]
 pub(super) struct Model {
@@ -68,7 +80,7 @@ pub(super) struct Model {
     pub(super) asks: BTreeSet<(HostName, Uid)>,
     pub(super) heard: BTreeSet<HostName>,
     pub(super) silent: BTreeMap<HostName, FleetTime>,
-    pub(super) lives: BTreeMap<Uid, Life>,
+    pub(super) lives: BTreeMap<Uid, Vec<Life>>,
     pub(super) sessions: BTreeMap<HostName, Since<Option<Token>>>,
     pub(super) holders: BTreeMap<IpAddr, Since<Slot>>,
     pub(super) attached: BTreeMap<AttachmentKey, Since<Option<Uid>>>,
@@ -176,7 +188,7 @@ impl Model {
         let mut touched: Vec<IpAddr> = old.iter().flat_map(addresses_of).collect();
         touched.extend(new.iter().flat_map(addresses_of));
         if let Some(old) = old.filter(|old| Some(old.uid) != uid) {
-            if let Some(life) = self.lives.get_mut(&old.uid) {
+            if let Some(life) = self.lives.get_mut(&old.uid).and_then(|lives| lives.last_mut()) {
                 life.to = Some(revision);
             }
             let silent = self.silent.get(&old.key.host).copied();
@@ -184,14 +196,15 @@ impl Model {
             news.ended.push(End { attachment: old, silent, is_heard });
         }
         if let Some(new) = new {
-            if let Some(Life { attachment, to: None, .. }) = self.lives.get(&new.uid) {
+            let last = self.lives.get(&new.uid).and_then(|lives| lives.last());
+            if let Some(Life { attachment, to: None, .. }) = last {
                 if attachment.addresses != new.addresses {
                     return Err(format!("{} has other addresses than it was given", new.uid));
                 }
             } else {
                 // A claim that its agent repeats may come after the end: the agent ends it again.
                 let life = Life { attachment: new.clone(), from: revision, to: None };
-                self.lives.insert(new.uid, life);
+                self.lives.entry(new.uid).or_default().push(life);
                 news.begun.push(new);
             }
         }
@@ -257,6 +270,11 @@ impl Model {
     fn used(&self, pool: &Pool) -> (usize, PoolState) {
         let first = self.slots.range(pool.range.first()..=pool.range.last());
         (first.filter(|(_, slot)| slot.is_taken()).count(), pool.state)
+    }
+
+    /// What an incarnation was at a revision.
+    pub(super) fn alive(&self, uid: Uid, revision: Revision) -> Option<&Life> {
+        self.lives.get(&uid)?.iter().find(|life| life.covers(revision))
     }
 
     /// The session of a host now.

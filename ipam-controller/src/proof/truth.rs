@@ -16,24 +16,20 @@ use crate::records::Slot;
 use crate::state::reservation_key;
 use crate::store::Revision;
 
-/// Checks an answer at the moment when it is told.
-pub(super) fn check(model: &Model, reply: &Reply) -> Result<(), String> {
-    let asked = Asked { model, from: reply.sent, to: model.revision };
+/// Checks an answer that was told when the store was at revision `to`.
+pub(super) fn check(model: &Model, reply: &Reply, to: Revision) -> Result<(), String> {
+    let asked = Asked { model, from: reply.sent, to };
     let verdict = match (&reply.result, &reply.request) {
         (Ok((Answer::Claimed(attachment), revision)), Request::Claim { .. }) => {
             asked.claimed(attachment, *revision)
         }
         (Ok((Answer::Done, revision)), Request::End { request, .. }) => {
-            let ended = |to: Revision| to <= *revision;
-            let life = model.lives.get(&request.uid);
-            life.is_none_or(|life| life.to.is_some_and(ended))
-                .then_some(())
-                .ok_or_else(|| format!("{} has not ended", request.uid))
+            asked.at(*revision).and_then(|()| match model.alive(request.uid, *revision) {
+                None => Ok(()),
+                Some(life) => Err(format!("{} has not ended: {life:?}", request.uid)),
+            })
         }
-        (Ok((_, revision)), _) if *revision > model.revision => {
-            Err(format!("revision {revision} is not there yet"))
-        }
-        (Ok(_), _) => Ok(()),
+        (Ok((_, revision)), _) => asked.at(*revision),
         (Err(error), request) => asked.refused(request, error),
     };
     verdict.map_err(|why| format!("told what is not so: {why}; to {:?}", reply.request))
@@ -47,15 +43,26 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
+    /// What is told must have held since it was asked, and be durable.
+    fn at(&self, revision: Revision) -> Result<(), String> {
+        if revision < self.from {
+            return Err(format!("{revision} is older than {}, when it was asked", self.from));
+        }
+        if revision > self.to {
+            return Err(format!("revision {revision} is not durable, the store is at {}", self.to));
+        }
+        Ok(())
+    }
+
     fn claimed(&self, attachment: &Attachment, revision: Revision) -> Result<(), String> {
         let uid = attachment.uid;
-        let life = self.model.lives.get(&uid).ok_or("it is not in the store")?;
-        if life.from > revision || life.to.is_some_and(|to| to <= revision) {
-            return Err(format!("{uid} was not there at {revision}: {life:?}"));
-        }
-        if revision < self.from || revision > self.to {
-            return Err(format!("{uid}: revision {revision} is none since it was asked"));
-        }
+        self.at(revision)?;
+        let Some(life) = self.model.alive(uid, revision) else {
+            return Err(format!(
+                "{uid} was not there at {revision}: {:?}",
+                self.model.lives.get(&uid)
+            ));
+        };
         if attachment.addresses != life.attachment.addresses {
             return Err(format!("{uid} has other addresses"));
         }
@@ -100,7 +107,8 @@ impl Asked<'_> {
             }
             ErrorCode::ReservationNotFound => reservation_of(request).is_some_and(|key| {
                 let kept = self.model.kept.get(&key);
-                kept.is_none() || self.ever(kept, Option::is_none) || self.from < Revision(20)
+                let is_new = kept.is_none_or(|kept| kept.began_after(self.from));
+                is_new || self.ever(kept, Option::is_none)
             }),
             ErrorCode::AttachmentPresent => match request {
                 Request::Claim { key, request } => {

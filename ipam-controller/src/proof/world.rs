@@ -358,7 +358,7 @@ impl World {
     /// Answers leave a controller: each must be true now.
     pub(super) fn told(&mut self, replies: Vec<Reply>) -> Result<(), String> {
         for reply in replies {
-            truth::check(&self.model, &reply)?;
+            truth::check(&self.model, &reply, self.model.revision)?;
             self.count(match &reply.result {
                 Ok((answer, _)) => answer.word(&reply.request),
                 Err(error) => error.code.as_str(),
