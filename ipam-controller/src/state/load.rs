@@ -70,12 +70,12 @@ impl Loader {
         let Versioned { value, revision } = &stored;
         // The records that there are most of say themselves what their keys say.
         if key.starts_with("attachments/") {
-            let attachment = entry(key, value, *revision)?;
+            let attachment = entry(|| key.to_owned(), value, *revision)?;
             self.state.put_attachment(attachment, &mut Effects::default());
             return Ok(());
         }
         if key.starts_with("reservations/") {
-            self.state.put_reservation(entry(key, value, *revision)?);
+            self.state.put_reservation(entry(|| key.to_owned(), value, *revision)?);
             return Ok(());
         }
         let subject = Subject::parse(key)?;
@@ -83,7 +83,7 @@ impl Loader {
             Subject::Pool(_) => self.pools.push((subject, stored)),
             Subject::Block(..) => self.blocks.push((subject, stored)),
             Subject::Address(network, address) => {
-                let slot = entry(key, value, *revision)?;
+                let slot = entry(|| key.to_owned(), value, *revision)?;
                 self.state.slots.entry(network.clone()).or_default().insert(*address, slot);
             }
             _ => {

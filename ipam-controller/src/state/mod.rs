@@ -219,48 +219,48 @@ impl State {
     ) -> Result<(), BadRecord> {
         let key = || subject.key();
         match subject {
-            Subject::StoreId => self.store = parse(&key(), value)?,
-            Subject::Clock => self.clock = Some(entry(&key(), value, revision)?),
+            Subject::StoreId => self.store = parse(key, value)?,
+            Subject::Clock => self.clock = Some(entry(key, value, revision)?),
             Subject::Config => self.config = Some(revision),
             Subject::Mark => {}
-            Subject::Restoring => self.restoring = Some(entry(&key(), value, revision)?),
-            Subject::Restored => self.restored = Some(entry(&key(), value, revision)?),
+            Subject::Restoring => self.restoring = Some(entry(key, value, revision)?),
+            Subject::Restored => self.restored = Some(entry(key, value, revision)?),
             Subject::Network(name) => {
-                self.networks.insert(name.clone(), entry(&key(), value, revision)?);
+                self.networks.insert(name.clone(), entry(key, value, revision)?);
             }
-            Subject::Pool(_) => self.put_pool(parse(&key(), value)?, revision),
-            Subject::Block(..) => self.put_block(parse(&key(), value)?, revision, effects),
+            Subject::Pool(_) => self.put_pool(parse(key, value)?, revision),
+            Subject::Block(..) => self.put_block(parse(key, value)?, revision, effects),
             Subject::Address(network, address) => {
-                let slot = entry(&key(), value, revision)?;
+                let slot = entry(key, value, revision)?;
                 self.put_slot(network, *address, Some(slot), effects);
             }
             Subject::Reservation(_) => {
-                self.put_reservation(entry(&key(), value, revision)?);
+                self.put_reservation(entry(key, value, revision)?);
             }
             Subject::Attachment(_) => {
-                self.put_attachment(entry(&key(), value, revision)?, effects);
+                self.put_attachment(entry(key, value, revision)?, effects);
             }
-            Subject::Host(name) => self.put_host(name, entry(&key(), value, revision)?),
+            Subject::Host(name) => self.put_host(name, entry(key, value, revision)?),
             Subject::MacChoice(network) => {
                 self.mac_choices.insert(network.clone(), revision);
             }
             Subject::Session(host) => {
-                self.sessions.insert(host.clone(), entry(&key(), value, revision)?);
+                self.sessions.insert(host.clone(), entry(key, value, revision)?);
             }
             Subject::Heard(host) => {
-                self.heard.insert(host.clone(), entry(&key(), value, revision)?);
+                self.heard.insert(host.clone(), entry(key, value, revision)?);
             }
             Subject::Silent(host) => {
-                self.silent.insert(host.clone(), entry(&key(), value, revision)?);
+                self.silent.insert(host.clone(), entry(key, value, revision)?);
             }
             Subject::Report(host, id) => {
-                self.questions.insert((host.clone(), *id), entry(&key(), value, revision)?);
+                self.questions.insert((host.clone(), *id), entry(key, value, revision)?);
             }
             Subject::Ask(host, uid) => {
-                self.asks.insert((host.clone(), *uid), entry(&key(), value, revision)?);
+                self.asks.insert((host.clone(), *uid), entry(key, value, revision)?);
             }
             Subject::Quota(namespace) => {
-                self.quotas.insert(namespace.clone(), entry(&key(), value, revision)?);
+                self.quotas.insert(namespace.clone(), entry(key, value, revision)?);
             }
             Subject::Tenure(tenure) => {
                 let traits: Traits<'_> = serde_json::from_slice(value)
@@ -327,13 +327,14 @@ pub(crate) fn bits(address: IpAddr) -> u128 {
 }
 
 fn entry<T: DeserializeOwned>(
-    key: &str,
+    key: impl FnOnce() -> Key,
     value: &Bytes,
     revision: Revision,
 ) -> Result<Entry<T>, BadRecord> {
     Ok(Entry { record: parse(key, value)?, revision })
 }
 
-fn parse<T: DeserializeOwned>(key: &str, value: &Bytes) -> Result<T, BadRecord> {
-    serde_json::from_slice(value).map_err(|source| BadRecord::Value { key: key.to_owned(), source })
+/// Reads a value; its key is made only to say that it cannot be read.
+fn parse<T: DeserializeOwned>(key: impl FnOnce() -> Key, value: &Bytes) -> Result<T, BadRecord> {
+    serde_json::from_slice(value).map_err(|source| BadRecord::Value { key: key(), source })
 }
