@@ -60,8 +60,7 @@ impl Alone {
 
     fn commit(&mut self, at_once: usize) -> Result<()> {
         let record = vec![0x5a; RECORDS.iter().sum::<usize>() * at_once];
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_quick_repair(true);
+        let transaction = self.database.begin_write()?;
         self.commits += 1;
         transaction.open_table(LOG)?.insert(self.commits, record.as_slice())?;
         if self.folding.is_empty() && self.later.len() >= FOLD {

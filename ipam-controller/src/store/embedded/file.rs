@@ -11,6 +11,8 @@ use redb::{
     StorageError, TableError, backends::FileBackend,
 };
 
+use tracing::info;
+
 use super::engine::words;
 use super::tables::{APPLIED, EPHEMERAL, FORMAT, KEYS, LOG, LOG_BYTES, META, REVISION};
 use crate::keys;
@@ -151,6 +153,11 @@ pub(super) fn open_backend(
 fn builder(options: &Options) -> Builder {
     let mut builder = Builder::new();
     builder.set_cache_size(options.cache_bytes);
+    let path = options.path.clone();
+    builder.set_repair_callback(move |session| {
+        let done = format!("{:.0} %", session.progress() * 100.0);
+        info!(store = %path.display(), done, "the store was not closed: checking all of it");
+    });
     builder
 }
 
@@ -208,8 +215,7 @@ fn check_tables(path: &Path, database: &Database) -> Result<u64, OpenError> {
 /// Brings tables of the first format up to date: in it, a commit wrote to the table of keys at
 /// once. From now on a program that would look only there refuses the file.
 fn upgrade(database: &Database) -> Result<(), redb::Error> {
-    let mut transaction = database.begin_write()?;
-    transaction.set_quick_repair(true);
+    let transaction = database.begin_write()?;
     {
         let mut meta = transaction.open_table(META)?;
         let revision = meta.get(REVISION)?.map_or(0, |value| value.value());
@@ -278,8 +284,7 @@ fn create(options: &Options) -> Result<Database, OpenError> {
 /// Writes the tables of an empty store: its format, and the identity that tells it from others.
 fn initialise(database: &Database) -> Result<(), redb::Error> {
     let identity = crate::random::token()?;
-    let mut transaction = database.begin_write()?;
-    transaction.set_quick_repair(true);
+    let transaction = database.begin_write()?;
     {
         let mut meta = transaction.open_table(META)?;
         meta.insert(FORMAT, FORMAT_VERSION)?;

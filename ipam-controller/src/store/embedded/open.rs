@@ -160,8 +160,9 @@ impl Open {
         let revision = if wrote { next } else { self.revision };
         if wrote {
             let record = log::encode(&changes);
-            let mut transaction = self.database.begin_write()?;
-            transaction.set_quick_repair(true);
+            // One wait for the disk: the library sees by checksums, and not by a second wait,
+            // whether a commit was whole. After a crash it reads the file once to be sure.
+            let transaction = self.database.begin_write()?;
             self.log_bytes += u64::try_from(record.len()).unwrap_or(u64::MAX);
             self.write(&transaction, &record, changes.len(), keep)?;
             self.mark(&transaction, lasting, fleeting)?;
