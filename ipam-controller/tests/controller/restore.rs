@@ -13,6 +13,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::process::{Controller, LIMIT, place};
+use crate::server::Cluster;
 
 /// The backup of a controller, as a file beside its store.
 async fn back_up(controller: &Controller, store: &Path) -> PathBuf {
@@ -112,6 +113,40 @@ async fn a_fleet_goes_on_in_another_store_once_its_hosts_have_said_what_lives() 
     assert_eq!(living, [kept.uid, newer.uid], "what its host does not have has ended");
     let next = new.claim(&b, 9, Some("web-1")).await.unwrap().attachment;
     assert_eq!(next.addresses, gone.addresses, "its reservation was in the backup");
+}
+
+#[tokio::test]
+async fn a_fleet_moves_from_a_file_to_etcd_with_two_controllers_and_back() {
+    let (_dir, store) = place();
+    let old = Controller::start(&store);
+    old.fill().await;
+    let a = old.join("a", 1).await;
+    let mut living = Vec::new();
+    for uid in 1..=150 {
+        living.push(old.claim(&a, uid, Some(&format!("web-{uid}"))).await.unwrap().attachment);
+    }
+    let backup = back_up(&old, &store).await;
+    old.kill();
+
+    let cluster = Cluster::start(1);
+    let (_dir, place_of) = place();
+    let first = Controller::start_on(&cluster, &place_of);
+    let second = Controller::start_on(&cluster, &place_of.with_file_name("second"));
+    restore(&first, &backup).await.unwrap();
+    let session = second.join("a", 1).await;
+    assert_eq!(code(first.claim(&session, 900, None).await), ErrorCode::StoreRestored);
+    let told = reassert(&second, &session, living.clone()).await.unwrap();
+    assert!(told.results.iter().all(|it| it.outcome == ReassertOutcome::Kept));
+    first.claim(&session, 900, None).await.unwrap();
+
+    let backup = back_up(&second, &place_of).await;
+    let (_dir, last) = place();
+    let back = Controller::start(&last);
+    let status = restore(&back, &backup).await.unwrap();
+    assert_eq!(status.restored.unwrap().waiting.len(), 1);
+    let path = format!("{}?limit=1000", paths::ATTACHMENTS);
+    let all: Listing<limpet_api::book::Attachment> = back.get(&path).await.unwrap();
+    assert_eq!(all.items.len(), living.len() + 1);
 }
 
 #[tokio::test]
