@@ -48,6 +48,8 @@ pub(crate) fn write_restored(state: &State, draft: &mut Draft, fresh: Token, cau
     let hosts = u64::try_from(waiting.len()).unwrap_or(u64::MAX);
     let at = state.now().plus(Span::from_seconds(1));
     let restored = Restored { at, cause, hosts, waiting, spoken: BTreeSet::new() };
+    // A host that joins at the same moment is to be waited for as well.
+    draft.rely_on(&Subject::Config, state.config());
     draft.rely(&Subject::Clock, state.clock());
     draft.put(&Subject::Clock, &at);
     draft.put(&Subject::StoreId, &fresh);

@@ -69,6 +69,9 @@ pub(crate) fn change(
                 format!("host {name} still has attachments, of container {container} at least");
             return refuse(ErrorCode::HostInUse, text);
         }
+        if before.is(Role::Node) && !host.is(Role::Node) {
+            has_none_more(state, draft, name);
+        }
         may_be(state, &host)?;
         draft.change_config(state);
         draft.put(&Subject::Host(name.clone()), &host);
@@ -92,9 +95,7 @@ pub(crate) fn delete(state: &State, name: &HostName, liveness: Liveness) -> Deci
             return Err(ApiError::new(ErrorCode::HostInUse, text)
                 .with_details(json!({ "attachments": attachments })));
         }
-        // There are none, so no revision has put any that is still there.
-        let prefix = attachments_of(name);
-        draft.rely_on_quiet(prefix.clone(), end_of(&prefix), Revision::default());
+        has_none_more(state, draft, name);
         draft.change_config(state);
         draft.delete(&Subject::Host(name.clone()));
         let session = Subject::Session(name.clone());
@@ -111,6 +112,13 @@ pub(crate) fn delete(state: &State, name: &HostName, liveness: Liveness) -> Deci
     })
 }
 
+/// Relies on a host having been given no attachment, through whichever controller, since what is known.
+pub(super) fn has_none_more(state: &State, draft: &mut Draft, name: &HostName) {
+    let newest = state.attachments_of(name).map(|entry| entry.revision).max().unwrap_or_default();
+    let prefix = attachments_of(name);
+    draft.rely_on_quiet(prefix.clone(), end_of(&prefix), newest);
+}
+
 /// Forgets which installation the host was, so that any may join next.
 fn end_session(
     state: &State,
@@ -121,6 +129,8 @@ fn end_session(
     let subject = Subject::Session(name.clone());
     let session = state.session(name);
     draft.rely(&subject, session);
+    // Whichever controller hears it writes that down, and no session.
+    draft.rely(&Subject::Heard(name.clone()), state.heard(name));
     let Some(Entry { record: Alive { install, .. }, .. }) = session else { return Ok(()) };
     if liveness == Liveness::Alive {
         let text = format!(
@@ -265,6 +275,22 @@ mod tests {
         let error =
             sample.decided(|state| delete(state, &name("a"), Liveness::Lapsed)).unwrap_err();
         assert_eq!(error.code, ErrorCode::HostNotFound);
+    }
+
+    #[test]
+    fn what_takes_a_hosts_place_away_relies_on_what_other_controllers_may_write_of_it() {
+        let mut sample = Sample::new();
+        sample.host("a");
+        let host = name("a");
+        let change = |change: &HostChange| {
+            super::change(sample.state(), &host, change, Liveness::Lapsed).draft.into_txn()
+        };
+        let member = HostChange { roles: Some([Role::Member].into()), ..HostChange::default() };
+        let claimed = format!("{}blue/c1/eth0", attachments_of(&host));
+        assert!(change(&member).quiet.iter().any(|quiet| quiet.covers(&claimed)));
+        let anew = HostChange { reinstalled: true, ..HostChange::default() };
+        let heard = Subject::Heard(host.clone()).key();
+        assert!(change(&anew).compares.contains_key(&heard));
     }
 
     #[test]

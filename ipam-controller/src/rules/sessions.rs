@@ -8,7 +8,7 @@ use limpet_api::{ApiError, ErrorCode};
 use limpet_net_types::{Family, HostName, Token, Uid};
 use serde_json::json;
 
-use super::hosts::{may_be, new};
+use super::hosts::{self, may_be, new};
 use super::pools::is_host_address;
 use super::silence::answer_for;
 use crate::alloc::claim::session;
@@ -60,6 +60,10 @@ pub(crate) fn open(
         let superseded = match before {
             None => Vec::new(),
             Some(Entry { record: before, .. }) => {
+                if before.install != request.install {
+                    // That the earlier one has no attachments must still be so.
+                    hosts::has_none_more(state, draft, name);
+                }
                 Successor { state, name, before, request }.superseded(liveness)?
             }
         };
@@ -302,7 +306,6 @@ mod tests {
     use limpet_api::config::HostChange;
 
     use super::*;
-    use crate::rules::hosts;
     use crate::state::sample::{Sample, name};
 
     fn token(bits: u128) -> Token {
@@ -368,6 +371,22 @@ mod tests {
         );
         join(&mut sample, "a", &request(1, 2, 3), Liveness::Alive).unwrap();
         join(&mut sample, "a", &request(1, 3, 2), Liveness::Lapsed).unwrap();
+    }
+
+    #[test]
+    fn what_the_earlier_installation_is_given_at_the_same_moment_refuses_another_one() {
+        let mut sample = Sample::new();
+        join(&mut sample, "a", &request(1, 1, 1), Liveness::Alive).unwrap();
+        let covers = |sample: &Sample, install| {
+            let opening =
+                Opening { liveness: Liveness::Lapsed, session: token(99), replica: token(98) };
+            let request = request(install, 1, 1);
+            let txn = open(sample.state(), &name("a"), &request, opening).draft.into_txn();
+            let claimed = format!("{}blue/c1/eth0", crate::keys::attachments_of(&name("a")));
+            txn.quiet.iter().any(|quiet| quiet.covers(&claimed))
+        };
+        assert!(covers(&sample, 2));
+        assert!(!covers(&sample, 1), "the same one keeps what it has");
     }
 
     #[test]
