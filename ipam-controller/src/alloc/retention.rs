@@ -8,6 +8,7 @@ use limpet_api::{FleetTime, Retention};
 use limpet_net_types::NetworkName;
 
 use super::reserve::{give_up, holder};
+use super::restored::settled;
 use crate::draft::Decision;
 use crate::keys::{ReservationKey, Subject};
 use crate::records::Vacancy;
@@ -41,6 +42,10 @@ pub(crate) fn expire(state: &State, key: &ReservationKey) -> Decision<()> {
     Decision::make(|draft| {
         let entry = state.reservation(key);
         draft.rely(&Subject::Reservation(key.clone()), entry);
+        if settled(state, draft).is_err() {
+            // Whoever holds it may not have said so yet since the restore.
+            return Ok(());
+        }
         let is_over =
             |found: &Reservation| ends(state, found).is_some_and(|end| end <= state.now());
         if let Some(entry) = entry.filter(|entry| is_over(&entry.record)) {
@@ -212,6 +217,28 @@ mod tests {
         assert_eq!(attach(&mut sample, "c2", "web-0"), address);
         sample.decided(|state| expire(state, &due[0])).unwrap();
         assert_eq!(reservations(&sample), ["web-0"]);
+    }
+
+    #[test]
+    fn no_reservation_ends_while_a_host_may_hold_it_that_has_not_spoken_since_a_restore() {
+        let mut sample = sample();
+        attach(&mut sample, "c1", "web-0");
+        detach(&mut sample, "c1");
+        let restored = limpet_api::restore::Restored {
+            at: sample.state().now(),
+            cause: limpet_api::restore::RestoreCause::Restored,
+            hosts: 1,
+            waiting: [name("a")].into(),
+            spoken: [].into(),
+        };
+        sample.put(&Subject::Restored, &restored);
+        sample.wait(100);
+        reclaim(&mut sample);
+        assert_eq!(reservations(&sample), ["web-0"]);
+        let waiting = [].into();
+        sample.put(&Subject::Restored, &limpet_api::restore::Restored { waiting, ..restored });
+        reclaim(&mut sample);
+        assert_eq!(reservations(&sample), Vec::<String>::new());
     }
 
     #[test]
