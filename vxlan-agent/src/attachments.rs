@@ -307,7 +307,9 @@ fn ifname_of(network: &Network, attachment: &Attachment) -> String {
 pub(crate) fn confirm(agent: &Agent, key: &Key, uid: Uid) -> Result<(), ApiError> {
     let mut state = agent.state();
     state.flights.end(uid);
-    if state.view.attachment(key).is_some_and(|attachment| attachment.uid == uid) {
+    let is_known = state.view.attachment(key).is_some_and(|attachment| attachment.uid == uid);
+    // What is listed for its end ends, whether the store still has it or not.
+    if is_known && !state.endings.contains_key(&uid) {
         return Ok(());
     }
     Err(not_found(key, "was ended meanwhile"))
@@ -488,6 +490,23 @@ mod tests {
         assert_eq!(add.unwrap_err().code, ErrorCode::ControllerUnreachable);
         assert_eq!(begun.elapsed(), Duration::ZERO);
         assert!(agent.state().endings.contains_key(&uid));
+    }
+
+    #[tokio::test]
+    async fn an_interface_is_not_confirmed_whose_attachment_is_being_ended() {
+        let agent = fixture::agent();
+        let attachment = fixture::attachment(1, 7);
+        let (key, uid) = (Key::of(&attachment), attachment.uid);
+        agent.state().view = fixture::view(limpet_api::host::Snapshot {
+            attachments: vec![attachment],
+            ..limpet_api::host::Snapshot::default()
+        });
+        agent.state().flights.begin(uid, 1, key.clone());
+        assert!(confirm(&agent, &key, uid).is_ok());
+        // An operator ended it by force, and the controller has not confirmed that yet.
+        agent.state().endings.insert(uid, key.clone());
+        let error = confirm(&agent, &key, uid).unwrap_err();
+        assert_eq!(error.code, ErrorCode::AttachmentNotFound);
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use limpet_api::client::{Call, ClientError, Method};
-use limpet_api::host::{HEARTBEAT_SECONDS, Heartbeat, Session, WatchLine, WatchQuery};
+use limpet_api::host::{HEARTBEAT_SECONDS, Heartbeat, Session, WatchEvent, WatchLine, WatchQuery};
 use limpet_api::{ErrorCode, paths};
 use limpet_net_types::Token;
 use tokio::time::{Instant, interval_at, sleep, timeout};
@@ -195,7 +195,10 @@ async fn stream(agent: &Agent, anew: bool, complaint: &mut String) -> Result<(),
             complaint.clear();
         }
         let store = line.store;
-        let applied = agent.state().view.apply(line);
+        let applied = match behind(agent, &line) {
+            Some(error) => Err(error),
+            None => agent.state().view.apply(line),
+        };
         // One that is behind is asked again when it has caught up, and until then another.
         let news = applied.inspect_err(|_| lines.leave())?;
         if position.is_some_and(|(known, _)| known != store) {
@@ -217,4 +220,40 @@ async fn stream(agent: &Agent, anew: bool, complaint: &mut String) -> Result<(),
         agent.tend.notify_one();
     }
     Ok(())
+}
+
+/// Whether a snapshot is older than the session: a controller that does not follow the store. By it a new agent would take
+/// away the routes of what was attached since.
+fn behind(agent: &Agent, line: &WatchLine) -> Option<ViewError> {
+    let WatchEvent::Snapshot(_) = line.event else { return None };
+    let state = agent.state();
+    let session = state.contact.session.as_ref().filter(|session| session.store == line.store)?;
+    let (line, known) = (line.revision, session.revision);
+    (line < known).then_some(ViewError::Behind { line, known })
+}
+
+#[cfg(test)]
+mod tests {
+    use limpet_api::host::Snapshot;
+
+    use super::*;
+    use crate::fixture;
+
+    #[tokio::test]
+    async fn a_snapshot_from_before_the_session_is_not_gone_by() {
+        let agent = fixture::agent();
+        let session = fixture::session();
+        let (store, known) = (session.store, session.revision + 5);
+        let line = |store, revision| {
+            let event = WatchEvent::Snapshot(Box::new(Snapshot::default()));
+            WatchLine { store, revision, event }
+        };
+        assert_eq!(behind(&agent, &line(store, 0)), None, "nothing is known yet");
+        agent.joined(Session { revision: known, ..session });
+        let older = known - 1;
+        let error = ViewError::Behind { line: older, known };
+        assert_eq!(behind(&agent, &line(store, older)), Some(error));
+        assert_eq!(behind(&agent, &line(store, known)), None);
+        assert_eq!(behind(&agent, &line(Token::from_bits(77), 0)), None, "another store");
+    }
 }
