@@ -10,14 +10,15 @@ use limpet_net_types::Uid;
 use tracing::{error, info, warn};
 
 use crate::agent::{Agent, Patience, sentence};
+use crate::flights::Flights;
 use crate::orphans::{Known, Orphans, orphans};
 use crate::records::Record;
 use crate::upkeep::{current_join, settled};
 use crate::veths::{Interfaces, VethError, Veths};
 use crate::view::Key;
 
-/// The most attachments of one request: half a megabyte.
-const MOST: usize = 1000;
+/// The most attachments of one request: a body has at most 1 MiB, and these half of it if their names are long.
+const MOST: usize = 500;
 
 /// Why what lives here was not all looked at.
 #[derive(Debug, thiserror::Error)]
@@ -35,8 +36,9 @@ pub(crate) async fn look(agent: &Agent, veths: &Veths) -> Result<(), ReassertErr
     if current_join(agent).is_none() {
         return Ok(());
     }
+    let begun = Begun::now(agent);
     let interfaces = veths.interfaces().await?;
-    let (orphans, all, lost) = {
+    let (orphans, all, lost, making) = {
         let state = agent.state();
         let known = Known {
             host: &agent.identity.host,
@@ -47,7 +49,10 @@ pub(crate) async fn look(agent: &Agent, veths: &Veths) -> Result<(), ReassertErr
             endings: &state.endings,
         };
         let all = state.view.reassert;
-        (orphans(&interfaces, all, &known), all, state.view.lost().clone())
+        let all_of = all.then(|| state.view.position().map(|(store, _)| store)).flatten();
+        let making: BTreeSet<Uid> =
+            begun.making.iter().copied().chain(state.flights.uids()).collect();
+        (orphans(&interfaces, all, &known), all_of, state.view.lost().clone(), making)
     };
     let orphans = if orphans == Orphans::default() {
         orphans
@@ -58,32 +63,79 @@ pub(crate) async fn look(agent: &Agent, veths: &Veths) -> Result<(), ReassertErr
     let severed =
         sever(agent, veths, &orphans.sever, "nothing is known of it here or in the store");
     severed.await?;
-    assert_all(agent, veths, orphans.assert, all).await?;
+    assert_all(agent, veths, orphans.assert, all.map(|_| making)).await?;
     let mut state = agent.state();
     state.view.looked_for(&lost);
-    if all {
+    // Another store that came meanwhile has not been told.
+    if all.is_some() && state.view.position().map(|(store, _)| store) == all {
         state.view.reassert = false;
     }
     drop(state);
-    tidy(agent, &interfaces);
+    tidy(agent, &begun, &interfaces);
     Ok(())
 }
 
-/// Re-asserts attachments, `all`: and says that these are all.
+/// What there was before the interfaces were listed. A plugin may make and confirm one meanwhile: afterwards it is neither
+/// among them nor in the making.
+struct Begun {
+    making: BTreeSet<Uid>,
+    recorded: BTreeSet<Uid>,
+}
+
+impl Begun {
+    fn now(agent: &Agent) -> Self {
+        let state = agent.state();
+        let recorded = state.records.keys().copied().collect();
+        Self { making: state.flights.uids().collect(), recorded }
+    }
+
+    /// Whether an incarnation that was there already has no interface, and had none in the making.
+    fn has_none(&self, uid: Uid, interfaces: &Interfaces, flights: &Flights) -> bool {
+        !interfaces.contains_key(&uid) && !self.making.contains(&uid) && !flights.has(uid)
+    }
+}
+
+/// What is said in one request.
+#[derive(Debug)]
+struct Part {
+    attachments: Vec<Attachment>,
+    complete: bool,
+    living: Vec<Uid>,
+}
+
+/// Divides what is re-asserted. `making`: everything is, and these incarnations are in the making besides. Each part has
+/// all that lives, since what a host does not name ends.
+fn parts(attachments: &[Attachment], making: Option<BTreeSet<Uid>>) -> Vec<Part> {
+    let all = making.is_some();
+    let named = attachments.iter().map(|attachment| attachment.uid);
+    let living: BTreeSet<Uid> =
+        making.into_iter().flat_map(|making| making.into_iter().chain(named.clone())).collect();
+    let living: Vec<Uid> = living.into_iter().collect();
+    let mut parts: Vec<Part> = attachments
+        .chunks(MOST)
+        .map(|some| Part { attachments: some.to_vec(), complete: false, living: living.clone() })
+        .collect();
+    if all && parts.is_empty() {
+        // That nothing lives here is worth saying, too.
+        parts.push(Part { attachments: vec![], complete: false, living });
+    }
+    if let Some(last) = parts.last_mut() {
+        last.complete = all;
+    }
+    parts
+}
+
+/// Re-asserts attachments; with `making` these, and what is in the making, are all.
 async fn assert_all(
     agent: &Agent,
     veths: &Veths,
     attachments: Vec<Attachment>,
-    all: bool,
+    making: Option<BTreeSet<Uid>>,
 ) -> Result<(), ReassertError> {
-    let count = attachments.len().div_ceil(MOST);
-    let mut parts = attachments.chunks(MOST);
-    // That nothing lives here is worth saying, too.
-    for part in 0..count.max(usize::from(all)) {
-        let attachments = parts.next().unwrap_or_default().to_vec();
-        let complete = all && part + 1 >= count;
+    for Part { attachments, complete, living } in parts(&attachments, making) {
         let session = agent.session().map_err(ClientError::Refused)?;
-        let request = ReassertRequest { session, attachments: attachments.clone(), complete };
+        let request =
+            ReassertRequest { session, attachments: attachments.clone(), complete, living };
         let path = paths::reassert(&agent.identity.host);
         let call = Call::with_body(Method::POST, path, &request)?;
         let answer = agent.ask::<Reasserted>(&call, Patience::Long).await;
@@ -137,10 +189,11 @@ async fn take(
         return Ok(());
     }
     // A DEL in the meantime was told that there is nothing to end.
+    let begun = Begun::now(agent);
     let there = veths.interfaces().await?;
     let mut state = agent.state();
     for attachment in attachments.iter().filter(|attachment| restored.contains(&attachment.uid)) {
-        if !there.contains_key(&attachment.uid) && !state.flights.has(attachment.uid) {
+        if begun.has_none(attachment.uid, &there, &state.flights) {
             state.endings.insert(attachment.uid, Key::of(attachment));
             agent.tend.notify_one();
         }
@@ -194,7 +247,7 @@ pub(crate) async fn sever(
 }
 
 /// Records what lives here and was not recorded, by an earlier agent; forgets what is neither here nor in the store.
-fn tidy(agent: &Agent, interfaces: &Interfaces) {
+fn tidy(agent: &Agent, begun: &Begun, interfaces: &Interfaces) {
     let mut guard = agent.state();
     let state = &mut *guard;
     state.severed.retain(|uid, _| interfaces.contains_key(uid) && !state.view.has(*uid));
@@ -202,9 +255,8 @@ fn tidy(agent: &Agent, interfaces: &Interfaces) {
     let gone: Vec<Uid> = state
         .records
         .keys()
-        .filter(|uid| {
-            !interfaces.contains_key(uid) && !state.view.has(**uid) && !state.flights.has(**uid)
-        })
+        .filter(|uid| begun.recorded.contains(uid) && !state.view.has(**uid))
+        .filter(|uid| begun.has_none(**uid, interfaces, &state.flights))
         .copied()
         .collect();
     let boot = agent.identity.boot;
@@ -244,5 +296,55 @@ pub(crate) async fn look_and_say(agent: &Agent, veths: &Veths) -> bool {
             }
             false
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use limpet_net_types::Token;
+
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn of_many_containers_each_request_names_all_and_the_last_is_the_end() {
+        let uid = |n: usize| Token::from_bits(u128::try_from(n).unwrap());
+        let many: Vec<Attachment> = (0..2 * MOST + 1)
+            .map(|n| Attachment { uid: uid(n), ..fixture::attachment(1, 0) })
+            .collect();
+        let making = BTreeSet::from([uid(7), uid(5 * MOST)]);
+        let told = parts(&many, Some(making));
+        assert_eq!(told.iter().map(|part| part.complete).collect::<Vec<_>>(), [false, false, true]);
+        let named: usize = told.iter().map(|part| part.attachments.len()).sum();
+        assert_eq!(named, many.len());
+        for part in &told {
+            let living: BTreeSet<Uid> = part.living.iter().copied().collect();
+            assert!(many.iter().all(|attachment| living.contains(&attachment.uid)));
+            assert!(living.contains(&uid(5 * MOST)), "what is in the making, too");
+            assert_eq!(living.len(), many.len() + 1);
+        }
+        assert!(parts(&many, None).iter().all(|part| !part.complete && part.living.is_empty()));
+        assert!(parts(&[], None).is_empty());
+        let nothing = parts(&[], Some(BTreeSet::new()));
+        assert!(nothing.len() == 1 && nothing[0].complete);
+    }
+
+    #[test]
+    fn what_is_made_and_confirmed_while_the_interfaces_are_listed_is_not_taken_for_gone() {
+        let agent = fixture::agent();
+        let attachment = fixture::attachment(1, 7);
+        agent.state().records.insert(attachment.uid, fixture::record(1, 7));
+        agent.state().flights.begin(attachment.uid, 1, Key::of(&attachment));
+        let begun = Begun::now(&agent);
+        // The list was made before the interface was there.
+        let listed = Interfaces::new();
+        agent.state().flights.end(attachment.uid);
+        agent.state().view = fixture::view(limpet_api::host::Snapshot::default());
+        let is_gone = begun.has_none(attachment.uid, &listed, &agent.state().flights);
+        assert!(!is_gone);
+        tidy(&agent, &begun, &listed);
+        assert!(agent.state().records.contains_key(&attachment.uid));
+        tidy(&agent, &Begun::now(&agent), &listed);
+        assert!(agent.state().records.is_empty(), "by the next look");
     }
 }

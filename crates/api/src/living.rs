@@ -18,6 +18,10 @@ pub struct ReassertRequest {
     /// Whether this is everything that lives on the host: nothing else of it needs to be waited for.
     #[serde(default)]
     pub complete: bool,
+    /// All that lives on the host, or is just being made there, if it is told in several requests: the last one names
+    /// only a part of it. Each of them has it, so that others who wait for this host need not wait for the last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub living: Vec<Uid>,
 }
 
 /// What has become of what was re-asserted.

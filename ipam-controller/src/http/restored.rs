@@ -1,5 +1,7 @@
 //! Edge: what follows a restore: hosts say what lives on them, operators look on and waive.
 
+use std::collections::BTreeSet;
+
 use axum::Json;
 use axum::extract::State as Shared;
 use futures_util::future::try_join_all;
@@ -24,13 +26,14 @@ pub(super) async fn reassert(
     Params(host): Params<HostName>,
     Body(request): Body<ReassertRequest>,
 ) -> Answer<Reasserted> {
-    let ReassertRequest { session, attachments, complete } = request;
+    let ReassertRequest { session, attachments, complete, living } = request;
     if let Some(other) = attachments.iter().find(|attachment| attachment.key.host != host) {
         let text = format!("host {host} asserts an attachment of host {}", other.key.host);
         return Err(ApiError::new(ErrorCode::Invalid, text).into());
     }
-    if complete {
-        end_missing(&app, &host, session, &attachments).await?;
+    if complete || !living.is_empty() {
+        let named = attachments.iter().map(|asserted| asserted.uid);
+        end_missing(&app, &host, session, named.chain(living).collect()).await?;
     }
     let (mut results, mut revision, mut waits) = (Vec::new(), 0, None);
     for some in attachments.chunks(AT_ONCE) {
@@ -71,9 +74,8 @@ async fn end_missing(
     app: &App,
     host: &HostName,
     session: Token,
-    living: &[Attachment],
+    living: BTreeSet<Uid>,
 ) -> Result<(), ApiError> {
-    let living: std::collections::BTreeSet<Uid> = living.iter().map(|it| it.uid).collect();
     let name = host.clone();
     let find = move |state: &State| -> Vec<(AttachmentKey, Uid)> {
         let is_waited_for = state.restored().is_some_and(|restored| {

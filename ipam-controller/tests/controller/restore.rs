@@ -8,7 +8,7 @@ use limpet_api::client::{Call, ClientError, Connection, Endpoint, Lines, Method}
 use limpet_api::host::{ReassertOutcome, ReassertRequest, Reasserted, Session, WatchEvent};
 use limpet_api::restore::{RestoreLine, RestoreStatus};
 use limpet_api::{ApiError, ErrorCode, FleetTime, Listing, paths};
-use limpet_net_types::Token;
+use limpet_net_types::{Token, Uid};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -58,7 +58,16 @@ async fn reassert(
     session: &Session,
     attachments: Vec<limpet_api::book::Attachment>,
 ) -> Result<Reasserted, ApiError> {
-    let request = ReassertRequest { session: session.session, attachments, complete: true };
+    reassert_part(controller, session, attachments, (true, vec![])).await
+}
+
+async fn reassert_part(
+    controller: &Controller,
+    session: &Session,
+    attachments: Vec<limpet_api::book::Attachment>,
+    (complete, living): (bool, Vec<Uid>),
+) -> Result<Reasserted, ApiError> {
+    let request = ReassertRequest { session: session.session, attachments, complete, living };
     controller.ask(Method::POST, &paths::reassert(&session.host.name), &request).await
 }
 
@@ -147,6 +156,41 @@ async fn a_fleet_moves_from_a_file_to_etcd_with_two_controllers_and_back() {
     let path = format!("{}?limit=1000", paths::ATTACHMENTS);
     let all: Listing<limpet_api::book::Attachment> = back.get(&path).await.unwrap();
     assert_eq!(all.items.len(), living.len() + 1);
+}
+
+#[tokio::test]
+async fn what_a_host_says_in_several_parts_is_kept_and_others_wait_for_none_but_the_first() {
+    let (_dir, store) = place();
+    let old = Controller::start(&store);
+    old.fill().await;
+    let a = old.join("a", 1).await;
+    let mut made = Vec::new();
+    for n in 1..=4 {
+        made.push(old.claim(&a, n, None).await.unwrap().attachment);
+    }
+    let backup = back_up(&old, &store).await;
+    old.kill();
+    let (_dir, other) = place();
+    let new = Controller::start_with(&other, &["--await-restore"]);
+    restore(&new, &backup).await.unwrap();
+    let a = new.join("a", 1).await;
+    let living = || made.iter().take(3).map(|it| it.uid).collect::<Vec<_>>();
+    let part = |n: usize| vec![made[n].clone()];
+    // The third is being made: nothing is asserted of it yet.
+    for (n, complete) in [(0, false), (1, true)] {
+        let part = reassert_part(&new, &a, part(n), (complete, living())).await.unwrap();
+        assert_eq!(part.results[0].outcome, ReassertOutcome::Kept);
+        let status: RestoreStatus = new.get(paths::RESTORE).await.unwrap();
+        let restored = status.restored.unwrap();
+        assert_eq!(restored.waiting.is_empty(), complete);
+        assert_eq!(restored.spoken.is_empty(), complete, "it has spoken with the first part");
+    }
+    let all: Listing<limpet_api::book::Attachment> = new.get(paths::ATTACHMENTS).await.unwrap();
+    let mut kept: Vec<_> = all.items.into_iter().map(|it| it.key.container).collect();
+    kept.sort_unstable();
+    let mut named: Vec<_> = made.iter().take(3).map(|it| it.key.container.clone()).collect();
+    named.sort_unstable();
+    assert_eq!(kept, named);
 }
 
 #[tokio::test]
