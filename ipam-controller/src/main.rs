@@ -39,7 +39,6 @@ mod records;
 mod rules;
 mod runs;
 mod state;
-#[allow(dead_code, reason = "used by what is being built")]
 mod store;
 mod tenures;
 mod watch;

@@ -61,6 +61,7 @@ pub(crate) struct Versioned {
 }
 
 /// All keys under a prefix as they were at one revision.
+#[cfg(test)]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Snapshot {
     /// The revision of the whole: no later change is in it, no earlier one is missing.
@@ -69,6 +70,7 @@ pub(crate) struct Snapshot {
     pub(crate) entries: BTreeMap<Key, Versioned>,
 }
 
+#[cfg(test)]
 impl Snapshot {
     /// Reads a prefix whole, which must not have very many keys.
     ///
@@ -112,6 +114,7 @@ pub(crate) struct Quiet {
 
 impl Quiet {
     /// Relies on everything that starts with `prefix`.
+    #[cfg(test)]
     pub(crate) fn under(prefix: &str, since: Revision) -> Self {
         Self { from: prefix.to_owned(), to: end_of(prefix), since }
     }

@@ -35,7 +35,7 @@ pub(super) struct Begun {
     /// What is read is as of this revision.
     pub(super) revision: Revision,
     /// Dropped by whoever does not want the rest.
-    pub(super) wanted: Arc<()>,
+    _wanted: Arc<()>,
 }
 
 /// The table as it was, what was over it, and how far it is read.
@@ -68,7 +68,7 @@ impl Open {
         let readers = &mut self.readers;
         readers.last += 1;
         readers.running.insert(readers.last, reader);
-        Ok(Begun { number: readers.last, revision: self.revision(), wanted })
+        Ok(Begun { number: readers.last, revision: self.revision(), _wanted: wanted })
     }
 
     /// Reads on; an empty page is the end.
