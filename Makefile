@@ -1,6 +1,6 @@
 # limpet's commands. `make help` lists them.
 .POSIX:
-.PHONY: help build demo demo-down test lint bench bench-cni bench-path bench-claims
+.PHONY: help build demo demo-down test lint proof bench bench-cni bench-path bench-claims
 
 RELEASE = $${CARGO_TARGET_DIR:-$(CURDIR)/target}/release
 PROGRAMS = -p cni-plugin -p ipam-controller -p vxlan-agent -p limpetctl
@@ -27,6 +27,12 @@ test: ## Everything that must hold: format, lints, docs, scripts, tests (as root
 lint: ## Format, lints, docs and scripts alone
 	scripts/setup test
 	scripts/test lint
+
+proof: ## The long forms of what tries to give one address twice, and the deliberate bugs
+	scripts/setup test
+	LIMPET_PROOF_STEPS=$${LIMPET_PROOF_STEPS:-1000000} cargo test --locked -p ipam-controller proof:: -- --nocapture
+	LIMPET_CHAOS_SECONDS=$${LIMPET_CHAOS_SECONDS:-120} cargo test --locked -p netns-tests --test chaos -- --nocapture
+	scripts/mutants
 
 bench: bench-cni bench-path bench-claims ## All measurements
 
