@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn of_many_containers_each_request_names_all_and_the_last_is_the_end() {
         let uid = |n: usize| Token::from_bits(u128::try_from(n).unwrap());
-        let many: Vec<Attachment> = (0..2 * MOST + 1)
+        let many: Vec<Attachment> = (0..=2 * MOST)
             .map(|n| Attachment { uid: uid(n), ..fixture::attachment(1, 0) })
             .collect();
         let making = BTreeSet::from([uid(7), uid(5 * MOST)]);

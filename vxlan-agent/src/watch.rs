@@ -234,7 +234,6 @@ fn behind(agent: &Agent, line: &WatchLine) -> Option<ViewError> {
 
 #[cfg(test)]
 mod tests {
-    use limpet_api::host::Snapshot;
 
     use super::*;
     use crate::fixture;
@@ -245,7 +244,7 @@ mod tests {
         let session = fixture::session();
         let (store, known) = (session.store, session.revision + 5);
         let line = |store, revision| {
-            let event = WatchEvent::Snapshot(Box::new(Snapshot::default()));
+            let event = WatchEvent::Snapshot(Box::default());
             WatchLine { store, revision, event }
         };
         assert_eq!(behind(&agent, &line(store, 0)), None, "nothing is known yet");
