@@ -105,7 +105,7 @@ async fn caller(
             container: name(&format!("c{container}-{number}")),
             ifname: name("eth0"),
         };
-        let workload = ["web-0", "web-1", "db"][dice.below(3)];
+        let workload = ["web-0", "web-1", "db", "db", "db"][dice.below(5)];
         let reservation = reservation_key(&name("blue"), &name("_"), &name(workload));
         let fresh = Token::from_bits(u128::try_from(number * 1_000 + call + 100).unwrap());
         let request = match (dice.below(10), uids[container]) {
@@ -144,13 +144,14 @@ async fn break_things(seed: u64, stores: Vec<Faulty>, stop: CancellationToken) {
         sleep(Duration::from_millis(u64::try_from(dice.below(600)).unwrap())).await;
         let store = &stores[dice.below(stores.len())];
         let pause = Duration::from_millis(u64::try_from(dice.below(3_000)).unwrap());
-        match dice.below(9) {
+        match dice.below(16) {
             0 => store.plan(Fault::NotDone),
             1 | 2 => store.plan(Fault::DoneUntold),
             3 => store.plan(Fault::LostUntold),
             4 | 5 => store.plan(Fault::Slow(pause)),
             6 => store.plan(Fault::Late(pause)),
             7 => store.cut_watch(),
+            9.. => store.lag_watch(pause),
             _ => store.cut_read(),
         }
     }
@@ -212,4 +213,36 @@ async fn books_of_several_controllers_tell_nothing_that_is_not_so() {
     }
     println!("books of {CONTROLLERS} controllers: {granted} requests carried out");
     assert!(granted > 0);
+}
+
+/// Two controllers, of which the second hears late of what the first did.
+#[tokio::test(start_paused = true)]
+async fn a_controller_that_is_behind_refuses_nobody_what_is_free_by_now() {
+    let store = Memory::new(1_000);
+    let (stop, mut keepers) = (CancellationToken::new(), JoinSet::new());
+    let late = Faulty::around(Arc::new(store.another()));
+    let (first, keeper) = open(Arc::new(store.another())).await.unwrap();
+    keepers.spawn(keeper.run(stop.clone()));
+    fill(&first).await;
+    let key = |number: u128| AttachmentKey {
+        host: name("a"),
+        network: name("blue"),
+        container: name(&format!("c{number}")),
+        ifname: name("eth0"),
+    };
+    let uid = |number: u128| Token::from_bits(number + 100);
+    for number in 0..6 {
+        first.decide(deciding(claim(key(number), uid(number), "db"))).await.unwrap();
+    }
+    let (second, keeper) = open(Arc::new(late.clone())).await.unwrap();
+    keepers.spawn(keeper.run(stop.clone()));
+    let refused = second.decide(deciding(claim(key(7), uid(7), "db"))).await;
+    assert_eq!(refused.unwrap_err().code, limpet_api::ErrorCode::PoolFull);
+    late.lag_watch(Duration::from_secs(2));
+    let (session, reason) = (session(), EndReason::Detached);
+    let end = EndRequest { session, uid: uid(0), reason };
+    first.decide(deciding(Request::End { key: key(0), request: end })).await.unwrap();
+    second.decide(deciding(claim(key(7), uid(7), "db"))).await.unwrap();
+    stop.cancel();
+    keepers.join_all().await;
 }

@@ -253,6 +253,9 @@ impl World {
 
     /// Everything that began, ended or was released has a reason.
     fn justify(&mut self, news: News) -> Result<(), String> {
+        if self.model.now.0 > self.now {
+            return Err(format!("fleet time is {:?} after {} s", self.model.now, self.now));
+        }
         for Attachment { uid, key, .. } in news.begun {
             self.count("begins");
             let session = self.model.session(&key.host);

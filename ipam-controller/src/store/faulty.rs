@@ -33,6 +33,7 @@ pub(crate) struct Faulty {
     faults: Arc<Mutex<VecDeque<Fault>>>,
     cuts: Arc<Mutex<usize>>,
     short: Arc<Mutex<usize>>,
+    lag: Arc<Mutex<Duration>>,
     opening: Arc<Mutex<Duration>>,
 }
 
@@ -45,6 +46,7 @@ impl Faulty {
             cuts: Arc::default(),
             short: Arc::default(),
             opening: Arc::default(),
+            lag: Arc::default(),
         }
     }
 
@@ -61,6 +63,11 @@ impl Faulty {
     /// Lets every watch take this long to begin.
     pub(crate) fn slow_watches(&self, opening: Duration) {
         *self.opening.lock().unwrap_or_else(PoisonError::into_inner) = opening;
+    }
+
+    /// Lets the next change that a watch tells of, and what follows, come so much later.
+    pub(crate) fn lag_watch(&self, lag: Duration) {
+        *self.lag.lock().unwrap_or_else(PoisonError::into_inner) = lag;
     }
 
     /// Ends the next read with an error after its first page.
@@ -123,7 +130,10 @@ impl Store for Faulty {
             let opening = *self.opening.lock().unwrap_or_else(PoisonError::into_inner);
             tokio::time::sleep(opening).await;
             let inner = self.inner.watch(after).await?;
-            let watch: Box<dyn Watch> = Box::new(FaultyWatch { inner, cuts: self.cuts.clone() });
+            let (cuts, lag) = (self.cuts.clone(), self.lag.clone());
+            let until = tokio::time::Instant::now();
+            let watch: Box<dyn Watch> =
+                Box::new(FaultyWatch { inner, cuts, lag, until, held: None });
             Ok(watch)
         }
         .boxed()
@@ -167,6 +177,9 @@ impl Pages for ShortPages {
 struct FaultyWatch {
     inner: Box<dyn Watch>,
     cuts: Arc<Mutex<usize>>,
+    lag: Arc<Mutex<Duration>>,
+    until: tokio::time::Instant,
+    held: Option<Event>,
 }
 
 impl Watch for FaultyWatch {
@@ -175,7 +188,17 @@ impl Watch for FaultyWatch {
             if take_one(&self.cuts) {
                 return Err(WatchError::Cut("planned".into()));
             }
-            self.inner.next().await
+            // Whoever gives up waiting, and waits again, loses nothing and waits no longer.
+            if self.held.is_none() {
+                self.held = Some(self.inner.next().await?);
+                let lag = {
+                    let mut lag = self.lag.lock().unwrap_or_else(PoisonError::into_inner);
+                    std::mem::take(&mut *lag)
+                };
+                self.until = self.until.max(tokio::time::Instant::now() + lag);
+            }
+            tokio::time::sleep_until(self.until).await;
+            self.held.take().ok_or_else(|| WatchError::Cut("planned".into()))
         }
         .boxed()
     }
