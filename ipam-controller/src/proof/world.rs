@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use limpet_api::book::{Attachment, AttachmentKey};
 use limpet_api::host::{LEASE_SECONDS, SessionRequest};
@@ -27,19 +28,24 @@ pub(super) const TAKEOVER: u64 = 20;
 /// How many machines there are.
 pub(super) const MACHINES: usize = 3;
 
+/// How soon a store tells of what was committed.
+const SOON: Duration = Duration::from_secs(2);
+
 /// From here on tokens are those of controllers' processes.
 const PROCESS: u128 = 1 << 64;
 
 /// A controller's way to the store, and how the store forgets it: its ephemeral keys go.
 pub(super) struct Client {
     pub(super) store: Arc<dyn Store>,
-    pub(super) lapse: Box<dyn Fn()>,
+    pub(super) lapse: Box<dyn Fn(&Runtime)>,
+    /// Whether it goes on after that.
+    pub(super) survives: bool,
 }
 
 /// Which store the world has, and how many controllers.
 pub(super) struct Setting {
     /// Makes a controller's way to the one store.
-    pub(super) client: Box<dyn FnMut() -> Client>,
+    pub(super) client: Box<dyn FnMut(&Runtime) -> Client>,
     /// How many controllers there are.
     pub(super) controllers: usize,
     /// Whether the network has IPv6 addresses as well.
@@ -56,7 +62,7 @@ pub(super) struct Message {
 /// All of it.
 pub(super) struct World {
     runtime: Arc<Runtime>,
-    client: Box<dyn FnMut() -> Client>,
+    client: Box<dyn FnMut(&Runtime) -> Client>,
     clients: Vec<Client>,
     /// The ways of controllers that were killed, and when.
     dead: Vec<(u64, Client)>,
@@ -96,7 +102,7 @@ impl World {
     /// A network with a pool of eight addresses, in blocks of two, and nobody there yet.
     pub(super) fn new(runtime: &Arc<Runtime>, setting: Setting) -> Result<Self, String> {
         let Setting { mut client, controllers, is_dual } = setting;
-        let clients: Vec<Client> = (0..controllers).map(|_| client()).collect();
+        let clients: Vec<Client> = (0..controllers).map(|_| client(runtime)).collect();
         let store = Arc::clone(&clients[0].store);
         let snapshot = runtime.block_on(Snapshot::of(&*store, "")).map_err(said)?;
         let watch = runtime.block_on(store.watch(snapshot.revision)).map_err(said)?;
@@ -243,7 +249,11 @@ impl World {
     /// Takes in what the store tells, up to a revision.
     fn drain(&mut self, newest: Revision) -> Result<(), String> {
         while self.model.revision < newest {
-            let event = self.runtime.block_on(self.watch.next()).map_err(said)?;
+            let Some(event) = self.runtime.block_on(next(&mut *self.watch)).transpose()? else {
+                // Others have keys of their own in the store, which move its revision.
+                self.model.revision = newest;
+                break;
+            };
             let news = self.model.take(&event)?;
             self.log.push(event);
             self.justify(news)?;
@@ -412,7 +422,7 @@ impl World {
         for caller in callers {
             self.lose(caller);
         }
-        let client = (self.client)();
+        let client = (self.client)(&self.runtime);
         let store = Arc::clone(&client.store);
         self.dead.push((self.now, std::mem::replace(&mut self.clients[replica], client)));
         let snapshot = self.runtime.block_on(Snapshot::of(&*store, "")).map_err(said)?;
@@ -431,14 +441,17 @@ impl World {
             std::mem::take(&mut self.dead).into_iter().partition(|(killed, _)| *killed <= lapsed);
         self.dead = dead;
         for (_, client) in &gone {
-            (client.lapse)();
+            (client.lapse)(&self.runtime);
         }
         if gone.is_empty() { Ok(()) } else { self.catch_up() }
     }
 
     /// The store takes a controller for dead.
     pub(super) fn lapse(&mut self, replica: usize) -> Result<(), String> {
-        (self.clients[replica].lapse)();
+        if !self.clients[replica].survives {
+            return Ok(());
+        }
+        (self.clients[replica].lapse)(&self.runtime);
         self.revoked_at = self.now;
         self.catch_up()
     }
@@ -511,6 +524,12 @@ impl World {
     pub(super) fn host(&self, machine: usize) -> HostName {
         self.machines[machine].host.clone()
     }
+}
+
+/// The next change that the store tells of, if it does so soon.
+async fn next(watch: &mut dyn Watch) -> Option<Result<Event, String>> {
+    let event = tokio::time::timeout(SOON, watch.next()).await.ok()?;
+    Some(event.map_err(said))
 }
 
 fn load(snapshot: &Snapshot) -> Result<State, String> {

@@ -6,7 +6,7 @@
 //! to [`crate::keys`] and [`crate::state`].
 
 mod embedded;
-mod etcd;
+pub(crate) mod etcd;
 mod log;
 
 #[cfg(test)]
