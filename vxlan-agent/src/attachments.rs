@@ -199,7 +199,14 @@ impl Claim<'_> {
                 Err(error) => return Err(self.give_up(unknown, error)),
             };
             let error = match timeout_at(self.deadline, self.once(session)).await {
-                Ok(Ok(Attempted { answer: Ok(claimed), .. })) => return Ok(claimed),
+                Ok(Ok(Attempted { answer: Ok(claimed), unsure })) => {
+                    // A controller that did not answer may carry it out yet, and after the end of the attachment
+                    // make it once more: not in a session that is over.
+                    for session in unknown.into_iter().chain(unsure.then_some(session)) {
+                        self.agent.spoil(session);
+                    }
+                    return Ok(claimed);
+                }
                 Ok(Ok(Attempted { answer: Err(error), unsure })) => {
                     if unsure {
                         unknown = Some(session);

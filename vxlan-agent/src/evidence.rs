@@ -118,6 +118,32 @@ mod tests {
         (gone.now.into_iter().map(|(_, uid)| uid.bits()).collect(), gone.doubtful)
     }
 
+    /// Who is taken for gone in a look: the view when it began, what was in flight then, who was listed.
+    fn missed(attachments: &[u8], flights: &Flights, listed: &[u128]) -> Vec<u128> {
+        let known = attachments.iter().map(|n| fixture::attachment(*n, u128::from(*n)));
+        let snapshot = limpet_api::host::Snapshot {
+            attachments: known.collect(),
+            ..limpet_api::host::Snapshot::default()
+        };
+        let begun = Begun::now(&fixture::view(snapshot), flights);
+        let sight = begun.found(listed.iter().map(|uid| Token::from_bits(*uid)).collect());
+        (1..=4).filter(|uid| !sight.is_there(Token::from_bits(*uid))).collect()
+    }
+
+    /// Whereabouts 207: the living were listed before the reservations were read.
+    #[test]
+    fn a_pod_that_started_after_the_living_were_listed_is_not_collected() {
+        assert_eq!(missed(&[1, 2], &Flights::default(), &[1]), [2], "3 and 4 came later");
+    }
+
+    /// Whereabouts 162: a pod that is starting shows no address yet.
+    #[test]
+    fn a_pending_pod_that_has_no_interface_yet_is_not_collected() {
+        let mut flights = Flights::default();
+        flights.begin(Token::from_bits(2), 1, Key::of(&fixture::attachment(2, 2)));
+        assert_eq!(missed(&[1, 2, 3], &flights, &[1]), [3]);
+    }
+
     #[test]
     fn what_an_earlier_boot_made_is_gone_however_much_it_is() {
         assert_eq!(ended(&[0, 0, 0], &[], true), (vec![1, 2, 3], 0));

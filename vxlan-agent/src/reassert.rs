@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use limpet_api::book::Attachment;
-use limpet_api::client::{Call, ClientError, Method};
+use limpet_api::client::{Attempted, Call, ClientError, Method};
 use limpet_api::host::{ReassertOutcome, ReassertRequest, ReassertResult, Reasserted};
 use limpet_api::{ErrorCode, Revision, paths};
 use limpet_net_types::Uid;
@@ -138,7 +138,11 @@ async fn assert_all(
             ReassertRequest { session, attachments: attachments.clone(), complete, living };
         let path = paths::reassert(&agent.identity.host);
         let call = Call::with_body(Method::POST, path, &request)?;
-        let answer = agent.ask::<Reasserted>(&call, Patience::Long).await;
+        let Attempted { answer, unsure } = agent.attempt::<Reasserted>(&call, Patience::Long).await;
+        if unsure || answer.as_ref().is_err_and(ClientError::outcome_unknown) {
+            // Carried out late it would make again what has ended meanwhile: not in a session that is over.
+            agent.spoil(session);
+        }
         let reasserted = match settled(agent, session, answer) {
             Err(ClientError::Refused(error)) if error.code == ErrorCode::NotFound => {
                 warn!("the controller is of a version to which nothing can be re-asserted");

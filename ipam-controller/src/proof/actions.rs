@@ -298,6 +298,7 @@ impl World {
             }
             Kind::Adrift => {
                 self.adrift.push((at, batch.txns.clone()));
+                self.was_adrift = true;
                 self.settle(at, batch, None)?;
             }
             Kind::Untold => {

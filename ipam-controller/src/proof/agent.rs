@@ -246,11 +246,16 @@ impl Agent {
 
     /// A call gets no answer.
     pub(super) fn lose(&mut self, call: u64) {
-        if let Some(Call::Claim(uid)) = self.calls.remove(&call)
-            && let Some(claiming) = self.claims.get_mut(&uid)
-        {
-            claiming.unknown = claiming.session;
-            claiming.under_way = false;
+        match self.calls.remove(&call) {
+            Some(Call::Claim(uid)) => {
+                if let Some(claiming) = self.claims.get_mut(&uid) {
+                    claiming.unknown = claiming.session;
+                    claiming.under_way = false;
+                }
+            }
+            // Carried out late it would make again what has ended meanwhile.
+            Some(Call::Reassert(_)) => self.session = None,
+            _ => {}
         }
     }
 
@@ -298,7 +303,12 @@ impl Agent {
         let (container, key) = (claiming.container, claiming.key.clone());
         match result {
             Ok((Answer::Claimed(attachment), revision)) => {
+                // An attempt that was not answered may be carried out after the end.
+                let unknown = claiming.unknown;
                 self.claims.remove(&uid);
+                if let Some(session) = unknown {
+                    self.spoil(session);
+                }
                 if revision > self.seen {
                     self.know(*attachment.clone(), revision);
                 }
@@ -475,6 +485,14 @@ impl Agent {
     /// Whether the agent knows of an incarnation that it is attached.
     pub(super) fn has(&self, uid: Uid) -> bool {
         self.known.values().any(|(attachment, _)| attachment.uid == uid)
+    }
+
+    /// Whether it will end an incarnation, or hear of it.
+    pub(super) fn expects(&self, uid: Uid) -> bool {
+        let asserts = |call: &Call| matches!(call, Call::Reassert(of) if *of == uid);
+        self.claims.contains_key(&uid)
+            || self.endings.contains_key(&uid)
+            || self.is_calling(asserts)
     }
 
     /// Lists an attachment for its end.

@@ -92,6 +92,8 @@ pub(super) struct Model {
 #[derive(Debug, Default)]
 pub(super) struct News {
     pub(super) begun: Vec<Attachment>,
+    /// Those of them that had been there before.
+    pub(super) again: Vec<Attachment>,
     pub(super) ended: Vec<End>,
     pub(super) released: Vec<Reservation>,
     /// Hosts that were found silent.
@@ -204,6 +206,9 @@ impl Model {
             } else {
                 // A claim that its agent repeats may come after the end: the agent ends it again.
                 let life = Life { attachment: new.clone(), from: revision, to: None };
+                if last.is_some() {
+                    news.again.push(new.clone());
+                }
                 self.lives.entry(new.uid).or_default().push(life);
                 news.begun.push(new);
             }

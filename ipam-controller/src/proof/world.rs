@@ -74,6 +74,8 @@ pub(super) struct World {
     pub(super) messages: Vec<Message>,
     pub(super) replies: Vec<Reply>,
     pub(super) adrift: Vec<(usize, Vec<Txn>)>,
+    /// Whether any batch ever was.
+    pub(super) was_adrift: bool,
     pub(super) model: Model,
     pub(super) now: u64,
     tokens: u128,
@@ -124,6 +126,7 @@ impl World {
             messages: Vec::new(),
             replies: Vec::new(),
             adrift: Vec::new(),
+            was_adrift: false,
             model: Model { revision: snapshot.revision, ..Model::default() },
             now: 0,
             tokens: 0,
@@ -276,6 +279,15 @@ impl World {
                 ));
             }
         }
+        for Attachment { uid, key, .. } in news.again {
+            self.count("made again");
+            let machine = self.machines.iter().find(|machine| machine.host == key.host);
+            let agent = machine.and_then(|machine| machine.agent.as_ref());
+            let expected = agent.is_none_or(|agent| agent.expects(uid));
+            if !expected && !self.was_adrift {
+                return Err(format!("{uid} had ended, and its agent does not expect it again"));
+            }
+        }
         for end in news.ended {
             self.count("ends");
             let uid = end.attachment.uid;
@@ -418,6 +430,7 @@ impl World {
         let callers: Vec<_> = callers.chain(batch.iter().flat_map(Batch::callers)).collect();
         if let Some(batch) = batch.filter(|_| arrives) {
             self.adrift.push((replica, batch.txns));
+            self.was_adrift = true;
         }
         for caller in callers {
             self.lose(caller);

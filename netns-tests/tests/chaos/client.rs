@@ -27,6 +27,8 @@ pub(crate) struct Agent {
     pub(crate) history: Arc<Mutex<History>>,
     pub(crate) dice: Dice,
     pub(crate) until: Instant,
+    /// A controller that did not answer may carry a claim out yet that another one has granted.
+    pub(crate) is_unsure: bool,
 }
 
 /// What a container holds, or may hold.
@@ -52,7 +54,12 @@ impl Agent {
             let container = self.dice.below(CONTAINERS);
             match running[container].take() {
                 None => match self.claim(session, container).await {
-                    Ok(held) => running[container] = held,
+                    Ok(held) => {
+                        running[container] = held;
+                        if std::mem::take(&mut self.is_unsure) {
+                            session = self.join().await;
+                        }
+                    }
                     Err(unsure) => {
                         // Nothing of that session can be carried out any more.
                         session = self.join().await;
@@ -144,6 +151,7 @@ impl Agent {
         let running = Running { key, uid, place };
         match attempted.answer {
             Ok(Claimed { attachment, revision, .. }) => {
+                self.is_unsure = attempted.unsure;
                 let mut history = self.history.lock().unwrap();
                 history.holds[place].granted =
                     Some((Instant::now(), revision, addresses(&attachment)));

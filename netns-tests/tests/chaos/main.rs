@@ -81,6 +81,7 @@ fn load(host: &Host, urls: &[String], seed: u64, until: Instant, history: &Arc<M
                         history: Arc::clone(history),
                         dice: Dice::new(dice.next()),
                         until,
+                        is_unsure: false,
                     }
                     .run(),
                 );
