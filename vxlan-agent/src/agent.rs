@@ -83,6 +83,8 @@ pub(crate) struct State {
     pub(crate) flights: Flights,
     /// Attachments that are gone and whose end the controller has not confirmed.
     pub(crate) endings: BTreeMap<Uid, Key>,
+    /// Those that are severed just now, to be ended then: nobody may confirm them.
+    pub(crate) severing: BTreeSet<Uid>,
     /// Why attachments end, where it is not that their runtime said so.
     pub(crate) reasons: BTreeMap<Uid, EndReason>,
     /// Keys that a DEL came for while nothing was known of them.

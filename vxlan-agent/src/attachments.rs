@@ -316,7 +316,8 @@ pub(crate) fn confirm(agent: &Agent, key: &Key, uid: Uid) -> Result<(), ApiError
     state.flights.end(uid);
     let is_known = state.view.attachment(key).is_some_and(|attachment| attachment.uid == uid);
     // What is listed for its end ends, whether the store still has it or not.
-    if is_known && !state.endings.contains_key(&uid) {
+    let is_ending = state.endings.contains_key(&uid) || state.severing.contains(&uid);
+    if is_known && !is_ending {
         return Ok(());
     }
     Err(not_found(key, "was ended meanwhile"))

@@ -151,23 +151,20 @@ async fn tend(
 /// cannot be told the controller yet is told later.
 async fn force(agent: &Agent, veths: &Veths, ask: &Ask) -> Result<(), VethError> {
     let uid = ask.attachment.uid;
-    let listed = {
+    {
         let mut state = agent.state();
         // First, so that a plugin that makes its interface only now is told so when it confirms.
         state.flights.end(uid);
-        state.endings.insert(uid, key_of(ask)).is_some()
-    };
-    if let Err(error) = sever(agent, veths, &[uid].into(), "an operator ended its attachment").await
-    {
-        // It is not ended while its container is on the network, for the question may be taken back.
-        if !listed {
-            agent.state().endings.remove(&uid);
-        }
-        return Err(error);
+        state.severing.insert(uid);
     }
+    let severed = sever(agent, veths, &[uid].into(), "an operator ended its attachment").await;
     let mut state = agent.state();
+    state.severing.remove(&uid);
+    // It is not ended while its container is on the network, for the question may be taken back.
+    severed?;
     state.view.asks.remove(&uid);
     state.reasons.insert(uid, EndReason::Forced);
+    state.endings.insert(uid, key_of(ask));
     drop(state);
     info!(%uid, container = %ask.attachment.key.container, "an attachment is ended by force");
     agent.look.notify_one();

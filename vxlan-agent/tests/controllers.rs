@@ -65,7 +65,8 @@ async fn a_claim_while_its_controller_stops_gives_one_attachment_and_the_watch_g
     wait_until("what is told there arrives", || {
         on.sh("ip route show table 7601").contains("10.32.1.0/26")
     });
-    assert_eq!(first.book().sessions.len(), 1, "the session is the store's, not a controller's");
+    // What the first was asked may be done yet, after the attachment has ended: not in a session that is over.
+    wait_until("another session is open", || first.book().sessions.len() == 2);
     assert!(first.book().ended.is_empty());
 }
 
