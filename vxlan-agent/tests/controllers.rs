@@ -67,7 +67,6 @@ async fn a_claim_while_its_controller_stops_gives_one_attachment_and_the_watch_g
     });
     // What the first was asked may be done yet, after the attachment has ended: not in a session that is over.
     wait_until("another session is open", || first.book().sessions.len() == 2);
-    assert!(first.book().ended.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
