@@ -198,6 +198,7 @@ impl Create {
             roles: self.role.iter().copied().collect(),
             labels: self.label.iter().cloned().collect(),
             external: self.external.iter().copied().collect(),
+            ..HostSpec::default()
         }
     }
 }
@@ -211,6 +212,7 @@ impl Set {
             labels: label.then(|| self.label.iter().cloned().collect()),
             external: external.then(|| self.external.iter().copied().collect()),
             reinstalled: self.reinstalled,
+            ..HostChange::default()
         }
     }
 }

@@ -169,13 +169,13 @@ fn the_only(mut names: Vec<NetworkName>) -> Result<NetworkName, NoNetwork> {
 
 impl Create {
     fn spec(&self) -> NetworkSpec {
-        NetworkSpec { vni: self.vni, mtu: self.mtu, port: self.port }
+        NetworkSpec { vni: self.vni, mtu: self.mtu, port: self.port, ..NetworkSpec::default() }
     }
 }
 
 impl Set {
     fn change(&self) -> NetworkChange {
-        NetworkChange { mtu: self.mtu.unwrap_or_default() }
+        NetworkChange { mtu: self.mtu.unwrap_or_default(), ..NetworkChange::default() }
     }
 }
 

@@ -35,6 +35,7 @@ pub(crate) fn session() -> Session {
         roles: [Role::Node].into(),
         labels: BTreeMap::default(),
         external: BTreeSet::default(),
+        networks: None,
         vtep_mac: Mac::new([2, 0x4c, 0, 0, 0, 1]).unwrap(),
         underlay: None,
         addresses: vec![],
@@ -90,6 +91,8 @@ pub(crate) fn network(index: u16) -> Network {
         index: index.try_into().unwrap(),
         mtu: None,
         port: 4789,
+        own_space: false,
+        allow: BTreeSet::default(),
     }
 }
 

@@ -41,15 +41,22 @@ pub struct NetworkSpec {
     /// The UDP port of its VXLAN, the same on all hosts; 4789 if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// Whether it has an address space of its own, so that its pools may have the same addresses as other
+    /// networks' pools. It cannot be changed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own_space: bool,
 }
 
-/// What to change of a network; its VNI and port are fixed, since packets under way would be lost.
+/// What to change of a network; its VNI, port and address space are fixed, since packets under way would be lost.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkChange {
     /// Its MTU in bytes; `null` for what each host's underlay leaves.
     #[serde(default, skip_serializing_if = "Change::is_keep")]
     pub mtu: Change<Mtu>,
+    /// The networks whose containers may open connections into this one, all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow: Option<BTreeSet<NetworkName>>,
 }
 
 /// An overlay network.
@@ -66,6 +73,14 @@ pub struct Network {
     pub mtu: Option<Mtu>,
     /// The UDP port of its VXLAN.
     pub port: u16,
+    /// Whether it has an address space of its own: its pools may have the same addresses as other networks'.
+    /// All other networks share one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own_space: bool,
+    /// The networks whose containers may open connections into this one; both are of the shared space. Answers
+    /// to what is opened pass, and nothing else does.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub allow: BTreeSet<NetworkName>,
 }
 
 /// Which names get a reservation.
@@ -318,6 +333,9 @@ pub struct HostSpec {
     /// The prefixes behind it, if it is a gateway.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub external: BTreeSet<Prefix>,
+    /// The networks that it is a member of; every network of the shared address space if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub networks: Option<BTreeSet<NetworkName>>,
 }
 
 /// What to change of a host.
@@ -334,6 +352,9 @@ pub struct HostChange {
     /// The prefixes behind it, all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external: Option<BTreeSet<Prefix>>,
+    /// The networks that it is a member of, all of them; `null` for every network of the shared address space.
+    #[serde(default, skip_serializing_if = "Change::is_keep")]
+    pub networks: Change<BTreeSet<NetworkName>>,
     /// Whether it was installed anew or replaced: whichever installation joins next is the host from then on, and
     /// ends what the earlier one had. Refused while the host is alive.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -353,6 +374,10 @@ pub struct Host {
     /// The prefixes behind it, if it is a gateway.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub external: BTreeSet<Prefix>,
+    /// The networks that it is a member of, if that is not every network of the shared address space. It has no
+    /// device of any other, and nobody of another reaches it by the overlay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub networks: Option<BTreeSet<NetworkName>>,
     /// The MAC address of its VTEPs, derived from its name.
     pub vtep_mac: Mac,
     /// The address that its VXLAN packets come from and go to; none before its agent has joined.
@@ -368,6 +393,14 @@ impl Host {
     #[must_use]
     pub fn is(&self, role: Role) -> bool {
         self.roles.contains(&role)
+    }
+
+    /// Whether it is a member of `network`.
+    #[must_use]
+    pub fn is_member_of(&self, network: &Network) -> bool {
+        self.networks
+            .as_ref()
+            .map_or(!network.own_space, |networks| networks.contains(&network.name))
     }
 
     /// Its primary address of a family: the source of what it sends into the overlay.
@@ -396,4 +429,25 @@ pub struct HostStatus {
     /// The agent's version, if it has joined.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_value, json, to_value};
+
+    use super::*;
+
+    #[test]
+    fn what_an_older_version_wrote_is_of_the_shared_space_and_its_hosts_are_members_of_that() {
+        let old = json!({ "name": "blue", "vni": 7, "index": 1, "port": 4789 });
+        let shared: Network = from_value(old.clone()).unwrap();
+        let own = Network { own_space: true, name: "red".parse().unwrap(), ..shared.clone() };
+        assert_eq!(to_value(&shared).unwrap(), old, "and it can read what is written now");
+        let old = json!({ "name": "a", "roles": ["node"], "vtep_mac": "02:00:00:00:00:01" });
+        let mut host: Host = from_value(old.clone()).unwrap();
+        assert_eq!(to_value(&host).unwrap(), old);
+        assert!(host.is_member_of(&shared) && !host.is_member_of(&own));
+        host.networks = Some([own.name.clone()].into());
+        assert!(!host.is_member_of(&shared) && host.is_member_of(&own));
+    }
 }

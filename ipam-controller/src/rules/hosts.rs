@@ -23,11 +23,15 @@ pub(crate) fn create(state: &State, name: &HostName, spec: &HostSpec) -> Decisio
         draft.rely(&Subject::Host(name.clone()), existing);
         let host = new(state, name, spec.clone());
         if let Some(existing) = existing {
-            let Host { roles, labels, external, .. } = &existing.record;
-            if (&host.roles, &host.labels, &host.external) == (roles, labels, external) {
+            let Host { roles, labels, external, networks, .. } = &existing.record;
+            let same = (&host.roles, &host.labels) == (roles, labels)
+                && (&host.external, &host.networks) == (external, networks);
+            if same {
                 return Ok(existing.clone());
             }
-            let text = format!("host {name} exists with other roles, labels or external prefixes");
+            let text = format!(
+                "host {name} exists with other roles, labels, external prefixes or networks"
+            );
             return refuse(ErrorCode::HostExists, text);
         }
         may_be(state, &host)?;
@@ -51,7 +55,10 @@ pub(crate) fn change(
         }
         let before = &entry.record;
         let change = change.clone();
+        let mut networks = before.networks.clone();
+        change.networks.apply(&mut networks);
         let host = Host {
+            networks,
             roles: change.roles.unwrap_or_else(|| before.roles.clone()),
             labels: change.labels.unwrap_or_else(|| before.labels.clone()),
             external: change.external.unwrap_or_else(|| before.external.clone()),
@@ -162,6 +169,7 @@ pub(super) fn new(state: &State, name: &HostName, spec: HostSpec) -> Host {
         roles,
         labels: spec.labels,
         external: spec.external,
+        networks: spec.networks,
         vtep_mac: vtep_mac(state, name),
         underlay: None,
         addresses: Vec::new(),

@@ -33,6 +33,8 @@ pub(crate) fn create(
             index: index(state)?,
             mtu: spec.mtu,
             port: spec.port.unwrap_or(VXLAN_PORT),
+            own_space: spec.own_space,
+            allow: BTreeSet::new(),
         };
         draft.change_config(state);
         draft.put(&Subject::Network(name.clone()), &network);
@@ -50,6 +52,9 @@ pub(crate) fn change(
         let entry = found(state, draft, name)?;
         let mut record = entry.record.clone();
         change.mtu.apply(&mut record.mtu);
+        if let Some(allow) = &change.allow {
+            record.allow.clone_from(allow);
+        }
         if record == entry.record {
             return Ok(entry.clone());
         }
@@ -90,16 +95,24 @@ fn found<'a>(
 }
 
 fn same(existing: &Entry<Network>, spec: &NetworkSpec) -> Result<Entry<Network>, ApiError> {
-    let Network { name, vni, mtu, port, .. } = &existing.record;
+    let Network { name, vni, mtu, port, own_space, .. } = &existing.record;
     let same = spec.vni.is_none_or(|asked| asked == *vni)
         && spec.mtu == *mtu
-        && spec.port.unwrap_or(VXLAN_PORT) == *port;
+        && spec.port.unwrap_or(VXLAN_PORT) == *port
+        && spec.own_space == *own_space;
     if same {
         return Ok(existing.clone());
     }
     let mtu = mtu.map_or("of each host's underlay".to_owned(), |mtu| mtu.to_string());
-    let text = format!("network {name} exists with VNI {vni}, MTU {mtu} and UDP port {port}");
+    let space = space(*own_space);
+    let text =
+        format!("network {name} exists with VNI {vni}, MTU {mtu}, UDP port {port} and {space}");
     refuse(ErrorCode::NetworkExists, text)
+}
+
+/// The address space of a network, in words.
+pub(super) fn space(own_space: bool) -> &'static str {
+    if own_space { "an address space of its own" } else { "the shared address space" }
 }
 
 fn vni(state: &State, asked: Option<Vni>) -> Result<Vni, ApiError> {

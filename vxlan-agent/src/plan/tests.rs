@@ -26,6 +26,7 @@ fn host(name: &str, n: u8, roles: &[Role]) -> Host {
         roles: roles.iter().copied().collect(),
         labels: BTreeMap::default(),
         external,
+        networks: None,
         vtep_mac: Mac::new([2, 0x4c, 0, 0, 0, n]).unwrap(),
         underlay: Some(format!("192.0.2.{n}").parse().unwrap()),
         addresses: vec![

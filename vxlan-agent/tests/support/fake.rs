@@ -433,6 +433,8 @@ pub(crate) fn network(name: &str, index: u16, vni: u32) -> Network {
         index: index.try_into().unwrap(),
         mtu: None,
         port: 4789,
+        own_space: false,
+        allow: std::collections::BTreeSet::default(),
     }
 }
 
@@ -463,6 +465,7 @@ pub(crate) fn host(name: &str, n: u8, role: Role, underlay: &str) -> Host {
         roles: [role].into(),
         labels: BTreeMap::default(),
         external,
+        networks: None,
         vtep_mac: Mac::new([2, 0x4c, 0, 0, 0, n]).unwrap(),
         underlay: Some(underlay.parse().unwrap()),
         addresses: vec![
