@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::desired::HostFacts;
 use crate::facts::{Choice, Reach};
 use crate::flights::Flights;
+use crate::metrics::Metrics;
 use crate::records::{Record, Records};
 use crate::view::{Key, View};
 
@@ -50,6 +51,7 @@ pub(crate) struct Agent {
     pub(crate) identity: Identity,
     pub(crate) config: Config,
     pub(crate) choice: Choice,
+    pub(crate) metrics: Metrics,
     files: Records,
     quick: Client,
     patient: Client,
@@ -139,6 +141,7 @@ impl Agent {
         let quick = Client::new(config.controller.clone(), QUICK);
         Self {
             identity,
+            metrics: Metrics::new(),
             files: Records::beside(&config.boot_id_file),
             choice: Choice { underlay: config.underlay, skipped: config.skip_device.clone() },
             patient: quick.with_limit(PATIENT),
@@ -218,6 +221,7 @@ impl Agent {
             Patience::Long => &self.patient,
         };
         let attempted = client.attempt(call).await;
+        self.metrics.asked(&attempted.answer);
         match &attempted.answer {
             Ok(_) | Err(ClientError::Refused(_)) => self.heard(),
             Err(error) => self.unheard(error),

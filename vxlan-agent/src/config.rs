@@ -1,6 +1,6 @@
 //! Pure: the program's arguments, checked.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -77,6 +77,9 @@ pub(crate) struct Config {
     /// The file of what must not outlive a reboot: which boot this is.
     #[arg(long, env = "LIMPET_BOOT_ID_FILE", default_value = "/run/limpet/boot-id", global = true)]
     pub(crate) boot_id_file: PathBuf,
+    /// The address and port at which anybody may read metrics, such as `192.0.2.1:7601`; nobody may if left out.
+    #[arg(long, env = "LIMPET_METRICS_LISTEN", value_name = "ADDRESS:PORT", global = true)]
+    pub(crate) metrics_listen: Option<SocketAddr>,
     /// What to log: error, warn, info, debug, trace, or a filter such as `limpet_agent=debug`.
     #[arg(long, env = "LIMPET_LOG", default_value = "info", global = true)]
     pub(crate) log: String,
@@ -145,7 +148,7 @@ mod tests {
             let variable = flag.get_env().unwrap().to_str().unwrap();
             assert!(manual.contains(&format!("| {long} | `{variable}` |")), "{long} {variable}");
         }
-        assert_eq!(command.get_arguments().filter(|flag| flag.get_env().is_some()).count(), 11);
+        assert_eq!(command.get_arguments().filter(|flag| flag.get_env().is_some()).count(), 12);
     }
 
     #[test]
@@ -167,6 +170,7 @@ mod tests {
             (["--external", "192.0.2.1/24"], "192.0.2.0/24"),
             (["--underlay", "eth0"], "--underlay"),
             (["--controller", "https://a:1"], "TLS"),
+            (["--metrics-listen", "7601"], "invalid socket address"),
         ] {
             let error = parse(&arguments).unwrap_err().to_string();
             assert!(error.contains(complaint), "{arguments:?}: {error}");

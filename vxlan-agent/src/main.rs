@@ -11,6 +11,7 @@
 //! | [`socket`], [`attachments`], [`flights`], [`evidence`] | the plugin's requests |
 //! | [`records`], [`orphans`], [`reassert`] | what lives here and is missing from the store |
 //! | [`findings`], [`report`] | where kernel and store differ, for the controller |
+//! | [`metrics`] | what is counted, for Prometheus |
 //! | [`dry_run`], [`status`] | `limpet-agent plan` and `limpet-agent status` |
 
 mod agent;
@@ -28,6 +29,7 @@ mod flights;
 mod identity;
 mod kernel;
 mod layout;
+mod metrics;
 #[cfg(test)]
 mod model;
 mod nft;
@@ -129,6 +131,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tasks.spawn(report::run(Arc::clone(&agent), Arc::clone(&veths), stop.clone()));
     tasks.spawn(upkeep::bury(veths, dead, stop.clone()));
     tasks.spawn(socket::serve(listener, serving, stop.clone()));
+    if let Some(address) = agent.config.metrics_listen {
+        tasks.spawn(metrics::serve(Arc::clone(&agent), address, stop.clone()));
+    }
     tasks.spawn(tell_when_ready(agent, stop.clone()));
 
     let ended = tokio::select! {

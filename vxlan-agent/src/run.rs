@@ -109,6 +109,7 @@ async fn passes(agent: &Agent, dead: &Notify, stop: &CancellationToken) -> Resul
                 due = Some((Instant::now() + RETRY, Look::Again));
             }
         }
+        agent.metrics.passed(begun.elapsed());
         gather = GATHER.max(begun.elapsed() * SHARE);
     }
 }
@@ -152,6 +153,7 @@ async fn pass(
         info!(steps = steps.len(), "making the kernel right");
     }
     let failed = kernel.carry_out(&links, &steps).await;
+    agent.metrics.stepped(&steps, &failed);
     let (mut failures, mut maybe) = (Vec::new(), Vec::new());
     for failed in &failed {
         let words = sentence(failed);

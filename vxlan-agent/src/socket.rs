@@ -36,9 +36,9 @@ use crate::agent::{Agent, sentence};
 use crate::attachments::{self, ATTACH};
 use crate::flights::ConnectionId;
 use crate::run::examine;
-use crate::status;
 use crate::veths::Veths;
 use crate::view::Key;
+use crate::{metrics, status};
 
 /// The largest request that is read, in bytes: a GC for 100,000 containers.
 const MOST_BODY: usize = 16 << 20;
@@ -162,6 +162,7 @@ fn router(serving: Serving) -> Router {
         .route(route::SOCKET_READINESS, get(readiness))
         .route(route::SOCKET_STATUS, get(stand))
         .route(route::SOCKET_PLAN, get(plan))
+        .route(route::METRICS, get(scrape))
         .fallback(|| async { Refusal(ApiError::new(ErrorCode::NotFound, "there is no such path")) })
         .method_not_allowed_fallback(|| async {
             Refusal(ApiError::new(
@@ -236,6 +237,10 @@ async fn stand(State(serving): State<Serving>) -> Asked<AgentStatus> {
     let stand = status::status(&serving.agent, &serving.veths).await;
     let internal = |error| Refusal(ApiError::new(ErrorCode::Internal, sentence(&error)));
     Ok(Answer(stand.map_err(internal)?))
+}
+
+async fn scrape(State(serving): State<Serving>) -> Response {
+    metrics::answer(&serving.agent)
 }
 
 async fn plan(State(serving): State<Serving>) -> Asked<Plan> {

@@ -50,6 +50,28 @@ pub(crate) enum Step {
 }
 
 impl Step {
+    /// Of which kind it is, as metrics have it.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::NewDevice { .. } => "new-device",
+            Self::ChangeDevice { .. } => "change-device",
+            Self::DelDevice(_) => "delete-device",
+            Self::SetSetting(..) => "set-setting",
+            Self::SetAddress(_) => "set-address",
+            Self::SetRuleset(_) => "set-ruleset",
+            Self::SetFdb(_) => "set-fdb-entry",
+            Self::DelFdb(_) => "delete-fdb-entry",
+            Self::SetNeighbour { .. } => "set-neighbour",
+            Self::DelNeighbour { .. } => "delete-neighbour",
+            Self::SetNexthop(..) => "set-nexthop",
+            Self::DelNexthop(_) => "delete-nexthop",
+            Self::SetRoute(_) => "set-route",
+            Self::DelRoute(_) => "delete-route",
+            Self::SetRule(_) => "set-rule",
+            Self::DelRule(_) => "delete-rule",
+        }
+    }
+
     /// The container's interface that it is about, if it is about one.
     pub(crate) fn veth(&self) -> Option<&str> {
         let device = match self {
