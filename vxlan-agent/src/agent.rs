@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use limpet_api::book::EndReason;
 use limpet_api::client::{Attempted, Call, Client, ClientError};
@@ -26,6 +26,7 @@ use tracing::warn;
 
 use crate::config::Config;
 use crate::desired::HostFacts;
+use crate::drift::{Drifts, Moment};
 use crate::facts::{Choice, Reach};
 use crate::flights::Flights;
 use crate::metrics::Metrics;
@@ -72,6 +73,7 @@ pub(crate) struct Agent {
     pub(crate) passes: watch::Sender<Pass>,
     /// How often the host has joined; 0 before the first time.
     pub(crate) joins: watch::Sender<u64>,
+    started: Instant,
 }
 
 /// What is known and changes.
@@ -99,6 +101,8 @@ pub(crate) struct State {
     pub(crate) not_asserted: Option<String>,
     /// How many were severed since the agent started.
     pub(crate) severed_ever: u64,
+    /// What others changed and was put back.
+    pub(crate) drifts: Drifts,
 }
 
 /// How things stand with the controller.
@@ -156,7 +160,13 @@ impl Agent {
             report: Notify::new(),
             passes: watch::Sender::new(Pass::default()),
             joins: watch::Sender::new(0),
+            started: Instant::now(),
         }
+    }
+
+    /// The time, by both clocks.
+    pub(crate) fn now(&self) -> Moment {
+        Moment { at: SystemTime::now(), uptime: self.started.elapsed() }
     }
 
     /// What is known; to be let go before anything is waited for.

@@ -18,6 +18,7 @@ mod agent;
 mod attachments;
 mod config;
 mod desired;
+mod drift;
 mod dry_run;
 mod evidence;
 mod facts;

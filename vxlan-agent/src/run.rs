@@ -11,6 +11,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::agent::{Agent, Pass, sentence};
 use crate::desired::{Desired, HostFacts, desired};
+use crate::drift::{Frequency, Kind};
 use crate::kernel::{Dump, Kernel, KernelError, Look, StepFailed};
 use crate::layout::{PROTOCOL, Tables, device_name, is_device_name, is_veth_name};
 use crate::nft;
@@ -63,6 +64,7 @@ async fn passes(agent: &Agent, dead: &Notify, stop: &CancellationToken) -> Resul
     let mut due: Option<(Instant, Look)> = None;
     let mut ours: Vec<u32> = Vec::new();
     let mut passing: Vec<String> = Vec::new();
+    let mut right: Option<Desired> = None;
     let mut gather = GATHER;
     loop {
         let (at, look) = due.unwrap_or_else(|| (Instant::now() + RESYNC, Look::Remembered));
@@ -93,7 +95,7 @@ async fn passes(agent: &Agent, dead: &Notify, stop: &CancellationToken) -> Resul
         // One that is due with another look is made up for by this one, or still due.
         due = due.filter(|(_, due)| *due == Look::Again && look == Look::Remembered);
         let begun = Instant::now();
-        match pass(agent, &mut kernel, (look, &passing)).await {
+        match pass(agent, &mut kernel, (look, &passing), &mut right).await {
             Ok(done) => {
                 ours = done.ours;
                 passing = done.passing;
@@ -143,6 +145,7 @@ async fn pass(
     agent: &Agent,
     kernel: &mut Kernel,
     (look, passing): (Look, &[String]),
+    right: &mut Option<Desired>,
 ) -> Result<Done, KernelError> {
     let dump = kernel.dump(look).await?;
     let Some(desired) = outlook(agent, kernel, &dump).await? else { return Ok(Done::default()) };
@@ -152,8 +155,12 @@ async fn pass(
     if !steps.is_empty() {
         info!(steps = steps.len(), "making the kernel right");
     }
+    if right.take().as_ref() == Some(&desired) {
+        note_drift(agent, &steps);
+    }
     let failed = kernel.carry_out(&links, &steps).await;
     agent.metrics.stepped(&steps, &failed);
+    *right = failed.is_empty().then(|| desired.clone());
     let (mut failures, mut maybe) = (Vec::new(), Vec::new());
     for failed in &failed {
         let words = sentence(failed);
@@ -169,6 +176,20 @@ async fn pass(
     let ours = links.iter().filter(|link| of_limpet(&link.name)).map(|link| link.index);
     let (dead, again) = (links.iter().any(is_dead), !failed.is_empty());
     Ok(Done { ours: ours.collect(), dead, again, passing: maybe })
+}
+
+/// Notes steps that mend what others did.
+fn note_drift(agent: &Agent, steps: &[Step]) {
+    let now = agent.now();
+    let drifts: Vec<&Step> = steps.iter().filter(|step| step.veth().is_none()).collect();
+    let Some(first) = drifts.first() else { return };
+    warn!(count = drifts.len(), %first, "others changed what is limpet's: it is put back");
+    let mut state = agent.state();
+    for step in drifts {
+        if state.drifts.note(Kind::of(step), step.to_string(), now) == Frequency::Fought {
+            warn!(%step, "others change this again and again: find out who, and stop it");
+        }
+    }
 }
 
 /// What should be, with where the host is reached as it is now. None while the cluster is not known.
