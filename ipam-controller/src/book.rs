@@ -57,6 +57,7 @@ pub(crate) struct Book {
 enum Job {
     Decide(Box<dyn Pending>),
     Watch { watcher: Watcher, reply: oneshot::Sender<Result<Beginning, ApiError>> },
+    Turn { reply: oneshot::Sender<()> },
 }
 
 impl std::fmt::Debug for Job {
@@ -64,6 +65,7 @@ impl std::fmt::Debug for Job {
         f.write_str(match self {
             Self::Decide(_) => "Decide",
             Self::Watch { .. } => "Watch",
+            Self::Turn { .. } => "Turn",
         })
     }
 }
@@ -168,6 +170,17 @@ impl Book {
         let (reply, answer) = oneshot::channel();
         self.jobs.send(Job::Watch { watcher, reply }).await.map_err(|_| stopping())?;
         answer.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Waits until the task has come to what was asked just now; the store is not needed for that.
+    ///
+    /// # Errors
+    ///
+    /// `unavailable` if the controller stops.
+    pub(crate) async fn turns(&self) -> Result<(), ApiError> {
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(Job::Turn { reply }).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())
     }
 
     /// The newest revision of which everybody concerned has been told.

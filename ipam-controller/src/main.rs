@@ -16,6 +16,7 @@
 //! | [`book`] | edge | the one task that decides |
 //! | [`store`], [`opening`] | edge | where it is kept |
 //! | [`http`] | edge | the API |
+//! | [`service`] | edge | what the service manager is told |
 
 mod alloc;
 mod audit;
@@ -38,6 +39,7 @@ mod reclaimer;
 mod records;
 mod rules;
 mod runs;
+mod service;
 mod state;
 mod store;
 mod tenures;
@@ -53,7 +55,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time;
@@ -153,6 +154,7 @@ async fn run(
         config.limits,
         stop_serving.clone(),
     ));
+    tasks.spawn(service::run(app.book.clone(), address, stop_serving.clone()));
     let router = http::router(app);
     let mut serving = tokio::spawn(http::serve(listener, router, stop_serving.clone()));
 
@@ -166,7 +168,7 @@ async fn run(
         // Without it every request would wait in vain; whoever started this starts it again.
         ended = &mut keeping => ended.context("deciding").and_then(|()| bail!("deciding ended")),
     };
-    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    service::stopping();
     info!("stopping");
     stop_serving.cancel();
     if !serving.is_finished() {
@@ -204,8 +206,7 @@ fn tell_ready(file: Option<&Path>, address: SocketAddr) -> anyhow::Result<()> {
             .and_then(|()| fs::rename(&beside, file))
             .with_context(|| format!("writing {}", file.display()))?;
     }
-    // Without systemd there is nobody to tell.
-    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    service::ready();
     Ok(())
 }
 

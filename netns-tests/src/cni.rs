@@ -114,7 +114,7 @@ impl Agent {
     /// A new pod: a container of its own, and ADD, which must succeed.
     #[must_use]
     pub fn add(&self, namespace: &str, name: &str) -> Pod {
-        let container = Container::new(&name[..name.len().min(9)]);
+        let container = Container::on(self.host(), &name[..name.len().min(9)]);
         let answer = self.try_add(&container, namespace, name);
         let result =
             answer.expect_success(&format!("ADD {namespace}/{name} on {}", self.host().name()));

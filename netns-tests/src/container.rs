@@ -6,13 +6,15 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::host::inside;
+use crate::host::{Host, inside};
 use crate::run::{finish, sh, unique};
 
 /// A network namespace with nothing in it but its loopback device.
 #[derive(Debug)]
 pub struct Container {
     id: String,
+    /// The machine whose own namespaces it is among; none where they are the test's.
+    machine: Option<Host>,
 }
 
 impl Container {
@@ -21,7 +23,18 @@ impl Container {
     pub fn new(name: &str) -> Self {
         let id = unique(name);
         drop(sh(&format!("ip netns add {id} && ip -n {id} link set lo up")));
-        Self { id }
+        Self { id, machine: None }
+    }
+
+    /// The same on a host: a machine has its namespaces to itself.
+    #[must_use]
+    pub fn on(host: &Host, name: &str) -> Self {
+        if !host.is_machine() {
+            return Self::new(name);
+        }
+        let id = unique(name);
+        host.run(&format!("ip netns add {id} && ip -n {id} link set lo up"));
+        Self { id, machine: Some(host.clone()) }
     }
 
     /// Its container ID, which is also its namespace's name.
@@ -54,24 +67,32 @@ impl Container {
     /// A command that will run in it.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("ip");
+        let mut command =
+            self.machine.as_ref().map_or_else(|| Command::new("ip"), |host| host.command("ip"));
         command.args(["netns", "exec", &self.id, program]);
         command
     }
 
     /// Takes its namespace away, as a runtime does once the container is dead.
     pub fn delete(&self) {
-        drop(sh(&format!("ip netns del {}", self.id)));
+        let line = format!("ip netns del {}", self.id);
+        drop(self.machine.as_ref().map_or_else(|| sh(&line), |host| host.sh(&line)));
     }
 
     /// Calls `act` on a thread of its own inside it.
     pub fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
-        inside(&self.netns(), act)
+        let netns = self.netns();
+        let seen = |host: &Host| host.path_from_outside(&netns.display().to_string());
+        inside(&self.machine.as_ref().map_or(netns.clone(), seen), act)
     }
 }
 
 impl Drop for Container {
     fn drop(&mut self) {
+        if self.machine.is_some() {
+            // It goes with its machine.
+            return;
+        }
         let _ = Command::new("ip")
             .args(["netns", "del", &self.id])
             .stderr(std::process::Stdio::null())

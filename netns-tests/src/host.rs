@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
-use crate::machine::Machine;
+use crate::machine::{Init, Machine};
 use crate::run::{finish, sh, state_dir, unique, wait_until};
 
 /// A host of a test. Clones are the same host, which is gone with the last of them.
@@ -44,17 +44,46 @@ impl Host {
     /// Needs the machine's real root, as a container runtime does.
     #[must_use]
     pub fn machine(name: &str) -> Self {
+        Self::with_init(name, Init::Reaper)
+    }
+
+    /// Makes a machine whose process 1 becomes the distribution's systemd at [`Host::boot`]. Its whole disk is its own,
+    /// and nothing that is installed on the real one is enabled.
+    ///
+    /// Needs the machine's real root.
+    #[must_use]
+    pub fn with_systemd(name: &str) -> Self {
+        Self::with_init(name, Init::Systemd)
+    }
+
+    fn with_init(name: &str, init: Init) -> Self {
         let netns = unique(name);
         let dir = state_dir(&netns);
-        let machine = Machine::new(&netns, &dir);
+        let machine = Machine::new(&netns, &dir, init);
         Self(Arc::new(Inner { name: name.to_owned(), netns, dir, machine: Some(machine) }))
+    }
+
+    fn own_machine(&self) -> &Machine {
+        self.0.machine.as_ref().expect("only a machine can be booted")
     }
 
     /// Kills everything on this machine and starts it again: its disk stays, all else is new.
     pub fn reboot(&self) {
-        let machine = self.0.machine.as_ref().expect("only a machine can be rebooted");
-        machine.down();
-        machine.up();
+        self.own_machine().down();
+        self.own_machine().up();
+    }
+
+    /// Boots a machine with systemd; returns when `systemctl` works.
+    pub fn boot(&self) {
+        self.own_machine().boot();
+    }
+
+    /// Has systemd shut this machine down in its order, and switches it on again; it is still to be booted.
+    pub fn reboot_in_order(&self) {
+        // systemctl may be told that the connection broke: it did.
+        let _ = self.try_sh("systemctl reboot --no-block");
+        self.own_machine().shut_down();
+        self.own_machine().up();
     }
 
     /// The name that limpet knows it by.

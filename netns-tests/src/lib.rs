@@ -32,6 +32,7 @@ mod machine;
 mod program;
 mod run;
 mod traffic;
+mod unit;
 mod watch;
 
 pub use agent::Agent;
@@ -45,4 +46,5 @@ pub use host::{Host, inside};
 pub use program::{Process, binary};
 pub use run::{sh, state_dir, try_sh, unique, wait_until};
 pub use traffic::{Flow, Tally, reaches, seen_as};
+pub use unit::Unit;
 pub use watch::KernelWatch;

@@ -9,12 +9,32 @@ use std::time::Duration;
 
 use crate::run::wait_until;
 
-const INIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/machine-init");
+/// How long systemd has to stop everything and end.
+const SHUTDOWN: Duration = Duration::from_secs(30);
+
+/// What a machine's process 1 is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Init {
+    /// A script that reaps and starts nothing.
+    Reaper,
+    /// The distribution's systemd, once the machine is booted.
+    Systemd,
+}
+
+impl Init {
+    fn program(self) -> &'static str {
+        match self {
+            Self::Reaper => concat!(env!("CARGO_MANIFEST_DIR"), "/machine-init"),
+            Self::Systemd => concat!(env!("CARGO_MANIFEST_DIR"), "/machine-systemd"),
+        }
+    }
+}
 
 /// A set of namespaces that one process 1 keeps alive, and the directory of its disk.
 #[derive(Debug)]
 pub(crate) struct Machine {
     name: String,
+    init: Init,
     dir: PathBuf,
     /// This machine's group in every hierarchy.
     groups: Vec<PathBuf>,
@@ -23,7 +43,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn new(name: &str, dir: &Path) -> Self {
+    pub(crate) fn new(name: &str, dir: &Path, init: Init) -> Self {
         let sandbox = std::env::var("LIMPET_SANDBOX").expect("a machine is made in the sandbox");
         let group = format!("limpet-test-{sandbox}-{name}");
         let mut lines = Vec::new();
@@ -36,16 +56,17 @@ impl Machine {
             groups.push(path);
         }
         fs::write(dir.join("groups"), lines.join("\n") + "\n").unwrap();
-        let machine =
-            Self { name: name.to_owned(), dir: dir.to_owned(), groups, running: Mutex::new(None) };
+        let (name, dir) = (name.to_owned(), dir.to_owned());
+        let machine = Self { name, init, dir, groups, running: Mutex::new(None) };
         machine.up();
         machine
     }
 
-    /// Starts it; its disk is as it was left.
+    /// Starts it; its disk is as it was left. One with systemd has its mounts by then and is still to be booted.
     pub(crate) fn up(&self) {
         let ready = self.dir.join("ready");
         let _ = fs::remove_file(&ready);
+        let _ = fs::remove_file(self.booted());
         let log = fs::File::create(self.dir.join("init.log")).unwrap();
         // The groups are joined first: then they are the root of the machine's own view of them.
         let mut unshare = joined(&self.groups, "");
@@ -59,7 +80,7 @@ impl Machine {
             "private",
         ]);
         unshare
-            .args(["--net", "--uts", "--ipc", "--cgroup", "--", INIT, &self.name])
+            .args(["--net", "--uts", "--ipc", "--cgroup", "--", self.init.program(), &self.name])
             .arg(&self.dir);
         unshare.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let child = unshare.spawn().unwrap();
@@ -79,6 +100,23 @@ impl Machine {
         *self.running.lock().unwrap() = Some((child, pid));
     }
 
+    fn booted(&self) -> PathBuf {
+        self.dir.join("booted")
+    }
+
+    /// Hands its process 1 over to systemd, and waits until that listens to `systemctl`.
+    pub(crate) fn boot(&self) {
+        fs::write(self.booted(), "").unwrap();
+        let socket = format!("/proc/{}/root/run/systemd/private", self.pid());
+        wait_until(Duration::from_secs(20), "systemd listens", || Path::new(&socket).exists());
+    }
+
+    /// Waits until its systemd, which was told to, has stopped everything and ended.
+    pub(crate) fn shut_down(&self) {
+        let (mut child, _) = self.running.lock().unwrap().take().expect("the machine is up");
+        wait_until(SHUTDOWN, "the machine has shut down", || child.try_wait().unwrap().is_some());
+    }
+
     /// Kills everything on it at once, as a power cut does.
     pub(crate) fn down(&self) {
         if let Some((mut child, pid)) = self.running.lock().unwrap().take() {
@@ -94,8 +132,13 @@ impl Machine {
 
     /// A command that will run on it.
     pub(crate) fn command(&self, program: &OsStr) -> Command {
-        // Where version 2 is the only hierarchy, processes live one level down: see `machine-init`.
-        let below = if self.groups.len() == 1 { "/init" } else { "" };
+        // Where version 2 is the only hierarchy, no process may be in a group that hands out controllers: process 1
+        // and what is started from here are one level down.
+        let below = match self.init {
+            Init::Systemd if self.groups.len() == 1 && self.booted().exists() => "/init.scope",
+            Init::Reaper if self.groups.len() == 1 => "/init",
+            _ => "",
+        };
         let mut command = joined(&self.groups, below);
         command.args(["nsenter", "--target", &self.pid().to_string()]);
         command

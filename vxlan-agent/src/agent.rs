@@ -29,6 +29,7 @@ use crate::desired::HostFacts;
 use crate::drift::{Drifts, Moment};
 use crate::facts::{Choice, Reach};
 use crate::flights::Flights;
+use crate::pulse::Pulse;
 use crate::metrics::Metrics;
 use crate::records::{Record, Records};
 use crate::view::{Key, View};
@@ -71,6 +72,8 @@ pub(crate) struct Agent {
     pub(crate) report: Notify,
     /// How the last pass went.
     pub(crate) passes: watch::Sender<Pass>,
+    /// Whether the loop that keeps the kernel right still turns.
+    pub(crate) pulse: Pulse,
     /// How often the host has joined; 0 before the first time.
     pub(crate) joins: watch::Sender<u64>,
     started: Instant,
@@ -159,6 +162,7 @@ impl Agent {
             tending: tokio::sync::Mutex::default(),
             report: Notify::new(),
             passes: watch::Sender::new(Pass::default()),
+            pulse: Pulse::default(),
             joins: watch::Sender::new(0),
             started: Instant::now(),
         }

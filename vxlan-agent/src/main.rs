@@ -12,6 +12,7 @@
 //! | [`records`], [`orphans`], [`reassert`] | what lives here and is missing from the store |
 //! | [`findings`], [`report`] | where kernel and store differ, for the controller |
 //! | [`metrics`] | what is counted, for Prometheus |
+//! | [`service`], [`pulse`] | what the service manager is told |
 //! | [`dry_run`], [`status`] | `limpet-agent plan` and `limpet-agent status` |
 
 mod agent;
@@ -36,11 +37,13 @@ mod model;
 mod nft;
 mod orphans;
 mod plan;
+mod pulse;
 mod reassert;
 mod records;
 mod report;
 mod resolve;
 mod run;
+mod service;
 mod socket;
 mod status;
 mod step;
@@ -56,12 +59,11 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 use tracing_subscriber::EnvFilter;
 
 use crate::agent::{Agent, Identity};
@@ -135,14 +137,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     if let Some(address) = agent.config.metrics_listen {
         tasks.spawn(metrics::serve(Arc::clone(&agent), address, stop.clone()));
     }
-    tasks.spawn(tell_when_ready(agent, stop.clone()));
+    tasks.spawn(service::run(agent, stop.clone()));
 
     let ended = tokio::select! {
         signal = stopped() => signal.context("waiting for signals"),
         // Every task goes on until it is told to stop.
         ended = task_ended(&mut tasks) => ended,
     };
-    notify(&[NotifyState::Stopping]);
+    service::stopping();
     info!("stopping; the kernel stays as it is");
     stop.cancel();
     while tasks.join_next().await.is_some() {}
@@ -168,21 +170,4 @@ async fn stopped() -> std::io::Result<()> {
         _ = interrupt.recv() => {}
     }
     Ok(())
-}
-
-/// Tells systemd that the host has joined and its kernel is as it should be.
-async fn tell_when_ready(agent: Arc<Agent>, stop: CancellationToken) {
-    let mut passes = agent.passes.subscribe();
-    let ready = passes.wait_for(|pass| pass.count > 0);
-    if let Some(Ok(_)) = stop.run_until_cancelled(ready).await {
-        info!("ready");
-        notify(&[NotifyState::Ready]);
-    }
-}
-
-fn notify(states: &[NotifyState<'_>]) {
-    // Without systemd there is nobody to tell, and that is no failure.
-    if let Err(error) = sd_notify::notify(states) {
-        warn!(%error, "cannot notify systemd");
-    }
 }

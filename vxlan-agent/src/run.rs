@@ -41,6 +41,8 @@ pub(crate) async fn run(agent: Arc<Agent>, dead: Arc<Notify>, stop: Cancellation
         if let Err(error) = passes(&agent, &dead, &stop).await {
             error!(error = sentence(&error), "cannot speak with the kernel, trying on");
             agent.passes.send_modify(|pass| pass.failures = vec![sentence(&error)]);
+            // It turns, though in vain: another agent would fare no better.
+            agent.pulse.turned();
             let _ = stop.run_until_cancelled(sleep(RETRY)).await;
         }
     }
@@ -74,6 +76,10 @@ async fn passes(agent: &Agent, dead: &Notify, stop: &CancellationToken) -> Resul
             _ = resync.tick() => Look::Again,
             () = agent.look.notified() => Look::Remembered,
             () = sleep_until(at), if due.is_some() => look,
+            () = agent.pulse.asked() => {
+                agent.pulse.turned();
+                continue;
+            }
             () = agent.look_soon.notified() => {
                 due.get_or_insert_with(|| (Instant::now() + gather, Look::Remembered));
                 continue;

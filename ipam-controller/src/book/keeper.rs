@@ -152,6 +152,8 @@ impl Keeper {
                     let begun = self.begin(watcher).await;
                     let _ = reply.send(begun);
                 }
+                // Whoever asked has gone, or is told.
+                Job::Turn { reply } => drop(reply.send(())),
             }
             next = if batch.len() < BATCH { self.jobs.try_recv().ok() } else { None };
         }
