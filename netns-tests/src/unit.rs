@@ -30,9 +30,17 @@ impl Unit {
         host.run(&format!("install -m 644 {EXAMPLES}/{program}.service /etc/systemd/system/"));
         host.run("mkdir -p /etc/limpet");
         let file = program.trim_start_matches("limpet-");
-        let text: String = environment.iter().map(|line| format!("{line}\n")).collect();
-        unit.write(&format!("/etc/limpet/{file}.env"), &text);
+        unit.write(&format!("/etc/limpet/{file}.env"), &(environment.join("\n") + "\n"));
         host.run(&format!("systemctl enable {program} 2>&1"));
+        unit
+    }
+
+    /// Enables a unit of the host's own, with this text; a service, whose name has no suffix.
+    #[must_use]
+    pub fn own(host: &Host, name: &str, text: &str) -> Self {
+        let unit = Self { host: host.clone(), program: name.to_owned() };
+        unit.write(&format!("/etc/systemd/system/{name}.service"), text);
+        host.run(&format!("systemctl enable {name} 2>&1"));
         unit
     }
 

@@ -34,18 +34,18 @@ impl Site {
         self
     }
 
-    /// Pings of both families from a container on another host to one on this.
-    fn flows(&self, from: &Pod, to: &Pod) -> [Flow; 2] {
-        let target = to.v4();
-        wait_until(Duration::from_secs(10), "the way is known", || pings(from, target));
-        [to.v4(), to.v6()].map(|address| Flow::start(from.container.command("ping"), address))
-    }
-
     fn reboot(&self) {
         self.host.reboot_in_order();
         self.dc.underlay.join(&self.host, "eth0", &ADDRESSES);
         self.host.boot();
     }
+}
+
+/// Pings of both families from a container on another host to one on this.
+fn flows(from: &Pod, to: &Pod) -> [Flow; 2] {
+    let target = to.v4();
+    wait_until(Duration::from_secs(10), "the way is known", || pings(from, target));
+    [to.v4(), to.v6()].map(|address| Flow::start(from.container.command("ping"), address))
 }
 
 fn pings(from: &Pod, address: IpAddr) -> bool {
@@ -65,7 +65,7 @@ fn whatever_ends_the_agent_it_is_back_and_no_packet_is_lost() {
     site.unit.drop_in("WatchdogSec=1");
     let site = site.boot();
     let (web, db) = (site.agent.add("shop", "web-0"), site.dc.b.add("shop", "db-0"));
-    let flows = site.flows(&db, &web);
+    let flows = flows(&db, &web);
     let boot = site.host.sh("cat /run/limpet/boot-id");
 
     site.unit.signal("KILL");
@@ -77,9 +77,14 @@ fn whatever_ends_the_agent_it_is_back_and_no_packet_is_lost() {
     site.unit.replace_program();
     site.unit.systemctl("restart");
     site.unit.systemctl("stop");
-    let stopped = site.host.sh("ip -d link show type vxlan; ip route show table 7601; nft list table inet limpet");
+    let stopped = site
+        .host
+        .sh("ip -d link show type vxlan; ip route show table 7601; nft list table inet limpet");
     site.host.run("sleep 0.3");
-    assert!(stopped.contains("limpet1") && stopped.contains("dev lc") && stopped.contains("chain"), "{stopped}");
+    assert!(
+        stopped.contains("limpet1") && stopped.contains("dev lc") && stopped.contains("chain"),
+        "{stopped}"
+    );
     site.unit.systemctl("start");
 
     nothing_lost(flows);
@@ -106,33 +111,24 @@ const RUNTIME: &str = "[Unit]\nAfter=network.target\n[Service]\nType=oneshot\nRe
     ExecStart=/bin/sh -c 'ip -br link show type vxlan > /run/seen; nft list tables >> /run/seen; \
     ls /run/limpet >> /run/seen'\n[Install]\nWantedBy=multi-user.target\n";
 
-/// Writes and enables a unit of the host's own.
-fn enable(host: &Host, unit: &str, text: &str) {
-    let file = format!("/etc/systemd/system/{unit}");
-    std::fs::write(host.path_from_outside(&file), text).expect("writing a unit");
-    host.run(&format!("systemctl enable {unit} 2>&1"));
-}
-
-fn seen_by_runtime(host: &Host) -> String {
-    wait_until(Duration::from_secs(30), "the runtime has started", || {
-        host.try_sh("systemctl is-active containerd").is_ok()
-    });
+fn seen_by(runtime: &Unit, host: &Host) -> String {
+    runtime.wait_active();
     host.sh("cat /run/seen")
 }
 
 #[test]
 fn after_a_reboot_the_runtime_starts_once_the_host_has_joined_and_names_have_their_addresses() {
     let site = Site::new();
-    enable(&site.host, "containerd.service", RUNTIME);
+    let runtime = Unit::own(&site.host, "containerd", RUNTIME);
     let site = site.boot();
     let (web, db) = (site.agent.add("shop", "web-0"), site.dc.b.add("shop", "db-0"));
     let (before, boot) = (web.addresses(), site.host.sh("cat /run/limpet/boot-id"));
     let all = ["limpet1", "table inet limpet", "agent.sock"];
-    let seen = seen_by_runtime(&site.host);
+    let seen = seen_by(&runtime, &site.host);
     assert!(all.iter().all(|part| seen.contains(part)), "{seen}");
 
     site.reboot();
-    let seen = seen_by_runtime(&site.host);
+    let seen = seen_by(&runtime, &site.host);
     assert!(all.iter().all(|part| seen.contains(part)), "{seen}");
     assert_ne!(site.host.sh("cat /run/limpet/boot-id"), boot, "another boot");
     let web = site.agent.add("shop", "web-0");
@@ -149,13 +145,13 @@ fn a_host_that_never_heard_of_its_controller_boots_all_the_same_and_says_why() {
     let host = Host::with_systemd("node-s");
     fabric.join(&host, "eth0", &ADDRESSES);
     let unit = Unit::install(&host, "limpet-agent", &["LIMPET_CONTROLLER=http://192.0.2.200:7600"]);
-    enable(&host, "containerd.service", RUNTIME);
+    let runtime = Unit::own(&host, "containerd", RUNTIME);
     host.boot();
     wait_until(Duration::from_secs(10), "the status says why", || {
         unit.property("StatusText").contains("no new containers: ")
     });
     assert_eq!(unit.property("ActiveState"), "activating", "what waits for it still waits");
-    let seen = seen_by_runtime(&host);
+    let seen = seen_by(&runtime, &host);
     assert!(seen.contains("agent.sock") && !seen.contains("limpet1"), "{seen}");
     assert_eq!(unit.property("ActiveState"), "active");
     assert!(unit.property("StatusText").contains("192.0.2.200:7600"));
@@ -191,7 +187,11 @@ fn a_controller_that_is_killed_or_frozen_is_back_with_all_that_it_had() {
     host.boot();
     unit.wait_active();
     assert!(networks().contains("pods"));
-    assert_ne!(host.sh("stat -c %u /var/lib/private/limpet-controller"), "0", "it is nobody special");
+    assert_ne!(
+        host.sh("stat -c %u /var/lib/private/limpet-controller"),
+        "0",
+        "it is nobody special"
+    );
 }
 
 #[test]

@@ -29,8 +29,8 @@ use crate::desired::HostFacts;
 use crate::drift::{Drifts, Moment};
 use crate::facts::{Choice, Reach};
 use crate::flights::Flights;
-use crate::pulse::Pulse;
 use crate::metrics::Metrics;
+use crate::pulse::Pulse;
 use crate::records::{Record, Records};
 use crate::view::{Key, View};
 
