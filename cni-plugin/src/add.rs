@@ -63,7 +63,8 @@ async fn attach(request: &Add) -> Result<limpet_api::socket::Attach, AddError> {
         return Err(AddError::Mismatch { theirs: attach.host_ifname, ours });
     }
 
-    let order = Order { attach: &attach, ifname: target.ifname.as_str() };
+    let order =
+        Order { attach: &attach, ifname: target.ifname.as_str(), bandwidth: config.bandwidth };
     order.carry_out(&mut host, &mut container).await?;
     if let Err(error) = agent.confirm(target, attach.attachment.uid).await {
         order.undo(&mut host).await;

@@ -15,9 +15,11 @@ use limpet_rtnl::{
 };
 use nix::errno::Errno;
 
+use crate::bandwidth::Bandwidth;
 use crate::error::{Code, Failure};
 use crate::host_end::{HostEnd, dead_name};
 use crate::result::{everywhere, gateway_of};
+use crate::shape::{shape, unshape};
 
 /// The protocol number of every route and neighbour entry that limpet makes on a host.
 pub(crate) const PROTOCOL: u8 = 76;
@@ -146,6 +148,7 @@ impl Container {
 pub(crate) struct Order<'a> {
     pub(crate) attach: &'a Attach,
     pub(crate) ifname: &'a str,
+    pub(crate) bandwidth: Bandwidth,
 }
 
 impl Order<'_> {
@@ -171,10 +174,13 @@ impl Order<'_> {
     pub(crate) async fn undo(&self, host: &mut Socket) {
         let name = &self.attach.host_ifname;
         let undone = async {
-            match HostEnd::find(host, name).await? {
-                Some(end) => Ok(end.delete(host).await?),
-                None => Ok::<(), AttachError>(()),
+            if let Some(end) = HostEnd::find(host, name).await? {
+                end.delete(host).await?;
             }
+            if let Some(shaper) = unshape(host, name).await? {
+                host.request(&Request::DelLink(shaper)).await?;
+            }
+            Ok::<(), AttachError>(())
         };
         // Why it is undone is what the runtime is told; DEL comes after this and tries again.
         if let Err(error) = undone.await {
@@ -233,6 +239,7 @@ impl Order<'_> {
         }
         // Outside first: an interface inside has carrier only when the other end is up.
         all(host.batch(&self.outside(end.index)).await)?;
+        shape(host, self.attach, (&end, self.bandwidth)).await?;
         all(container.socket.batch(&self.inside(end.peer)).await)?;
         Ok(end)
     }

@@ -3,11 +3,13 @@
 use std::net::IpAddr;
 
 use limpet_api::socket::Attach;
-use limpet_net_types::{Family, IfName, Mac, Prefix};
-use limpet_rtnl::{FoundAddress, FoundNeighbour, Link, LinkKind, Route, RouteTarget};
+use limpet_net_types::{Family, IfName, Mac, Prefix, shaper_ifname};
+use limpet_rtnl::{Detour, FoundAddress, FoundNeighbour, Link, LinkKind, Route, RouteTarget};
 
 use crate::attach::{inside_neighbour, outside_neighbour, outside_route};
+use crate::bandwidth::{Bandwidth, Limit};
 use crate::result::{CniResult, Interface};
+use crate::shape::Shaping;
 
 /// What the kernel has of an attachment.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +37,7 @@ pub(crate) struct Outside {
     /// Limpet's of the table of containers.
     pub(crate) routes: Vec<Route>,
     pub(crate) neighbours: Vec<FoundNeighbour>,
+    pub(crate) shaping: Shaping,
 }
 
 /// Returns all that is wrong, in words; nothing if the attachment works.
@@ -45,7 +48,7 @@ pub(crate) struct Outside {
 pub(crate) fn audit(
     prev: &CniResult,
     attach: &Attach,
-    ifname: &IfName,
+    (ifname, bandwidth): (&IfName, Bandwidth),
     found: &Found,
 ) -> Vec<String> {
     let mut problems = Vec::new();
@@ -67,7 +70,10 @@ pub(crate) fn audit(
         attach.attachment.mac
     };
     match &found.outside {
-        Some(outside) => problems.extend(wrong_outside(attach, outside, mac)),
+        Some(outside) => {
+            problems.extend(wrong_outside(attach, outside, mac));
+            problems.extend(wrong_shaping(attach, bandwidth, outside));
+        }
         None => problems.push(format!("interface {} is missing on the host", attach.host_ifname)),
     }
     problems
@@ -147,7 +153,7 @@ fn wrong_inside(prev: &CniResult, attach: &Attach, inside: &Inside) -> Vec<Strin
 }
 
 fn wrong_outside(attach: &Attach, outside: &Outside, mac: Mac) -> Vec<String> {
-    let Outside { link, routes, neighbours } = outside;
+    let Outside { link, routes, neighbours, .. } = outside;
     let (name, mut problems) = (&link.name, Vec::new());
     let uid = attach.attachment.uid.to_string();
     if !matches!(link.kind, LinkKind::Veth(_)) || link.alias.as_ref() != Some(&uid) {
@@ -176,6 +182,35 @@ fn wrong_outside(attach: &Attach, outside: &Outside, mac: Mac) -> Vec<String> {
         let wanted = outside_neighbour(link.index, address, mac);
         if !neighbours.iter().any(|found| found.as_permanent() == Some(wanted)) {
             problems.push(format!("the host's neighbour entry of {address} with {mac} is missing"));
+        }
+    }
+    problems
+}
+
+fn wrong_shaping(attach: &Attach, bandwidth: Bandwidth, outside: &Outside) -> Vec<String> {
+    let Outside { link, shaping, .. } = outside;
+    let mut problems = Vec::new();
+    let mut bucket = |device: &Link, limit: Limit| {
+        let wanted = limit.tbf(device.index, attach.mtu.into());
+        if !shaping.buckets.iter().any(|found| wanted.is(found)) {
+            problems.push(format!("the limit at {} is missing or another: {wanted}", device.name));
+        }
+    };
+    if let Some(limit) = bandwidth.ingress {
+        bucket(link, limit);
+    }
+    if let Some(limit) = bandwidth.egress {
+        let name = shaper_ifname(&link.name);
+        let Some(shaper) = &shaping.shaper else {
+            problems.push(format!("the device {name} that limits what is sent is missing"));
+            return problems;
+        };
+        bucket(shaper, limit);
+        if !shaper.up {
+            problems.push(format!("the device {name} that limits what is sent is down"));
+        }
+        if !shaping.detours.contains(&Detour { from: link.index, through: shaper.index }) {
+            problems.push(format!("what {} receives does not go through {name}", link.name));
         }
     }
     problems

@@ -1,7 +1,5 @@
 //! Edge: CHECK: whether the attachment is still as ADD left it; it reads everything and compares at the end.
 
-use std::path::Path;
-
 use limpet_api::ErrorCode;
 use limpet_api::socket::Attach;
 use limpet_rtnl::{FoundAddress, FoundNeighbour, Link, ReadError, Route, RouteFilter, Socket};
@@ -9,9 +7,11 @@ use limpet_rtnl::{FoundAddress, FoundNeighbour, Link, ReadError, Route, RouteFil
 use crate::agent::{Agent, AgentError};
 use crate::attach::{AttachError, Container, MAIN, PROTOCOL};
 use crate::audit::{Found, Inside, Outside, audit};
+use crate::bandwidth::Bandwidth;
 use crate::error::{Code, Failure};
-use crate::request::{Check, Target};
+use crate::request::Check;
 use crate::result::CniResult;
+use crate::shape;
 
 /// Carries out CHECK.
 ///
@@ -25,9 +25,9 @@ pub(crate) async fn check(request: &Check) -> Result<(), Failure> {
         }
         Err(error) => return Err(error.failure()),
     };
-    let found =
-        read(&request.netns, &request.target, &attach).await.map_err(|error| error.failure())?;
-    let problems = audit(&prev, &attach, &request.target.ifname, &found);
+    let found = read(request, &attach).await.map_err(|error| error.failure())?;
+    let bandwidth = request.config.bandwidth;
+    let problems = audit(&prev, &attach, (&request.target.ifname, bandwidth), &found);
     match problems.as_slice() {
         [] => Ok(()),
         [first, ..] => Err(Failure {
@@ -42,7 +42,8 @@ async fn ask(request: &Check) -> Result<Attach, AgentError> {
     Agent::connect(&request.config).await?.attachment(&request.target).await
 }
 
-async fn read(netns: &Path, target: &Target, attach: &Attach) -> Result<Found, AttachError> {
+async fn read(request: &Check, attach: &Attach) -> Result<Found, AttachError> {
+    let Check { config, target, netns, .. } = request;
     let mut container = Container::open(netns)?;
     let mut host = Socket::open()?;
     let inside = match container.socket().link_named(target.ifname.as_str()).await? {
@@ -50,7 +51,7 @@ async fn read(netns: &Path, target: &Target, attach: &Attach) -> Result<Found, A
         None => None,
     };
     let outside = match host.link_named(&attach.host_ifname).await? {
-        Some(link) => Some(outside(&mut host, link, attach.table).await?),
+        Some(link) => Some(outside(&mut host, link, (attach.table, config.bandwidth)).await?),
         None => None,
     };
     Ok(Found { inside, outside })
@@ -63,8 +64,13 @@ async fn inside(socket: &mut Socket, link: Link) -> Result<Inside, ReadError> {
     Ok(Inside { link, addresses, routes, neighbours })
 }
 
-async fn outside(socket: &mut Socket, link: Link, table: u32) -> Result<Outside, ReadError> {
+async fn outside(
+    socket: &mut Socket,
+    link: Link,
+    (table, bandwidth): (u32, Bandwidth),
+) -> Result<Outside, ReadError> {
     let routes = socket.routes(RouteFilter { table, protocol: PROTOCOL }).await?;
     let neighbours = socket.neighbours(Some(link.index)).await?;
-    Ok(Outside { link, routes, neighbours })
+    let shaping = shape::read(socket, &link, bandwidth).await?;
+    Ok(Outside { link, routes, neighbours, shaping })
 }

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, Error as _};
 use serde_json::{Map, Value};
 
+use crate::bandwidth::Bandwidth;
 use crate::error::{Code, Failure};
 
 /// Where the host's agent listens unless the configuration says otherwise.
@@ -80,6 +81,8 @@ pub(crate) struct Config {
     pub(crate) args: Args,
     /// What `runtimeConfig` asks for.
     pub(crate) capabilities: Capabilities,
+    /// What `runtimeConfig` allows, and where it says nothing the configuration.
+    pub(crate) bandwidth: Bandwidth,
     /// `dns`, to be passed on.
     pub(crate) dns: Option<Map<String, Value>>,
     pub(crate) prev_result: Option<Value>,
@@ -110,6 +113,7 @@ pub(crate) struct LimpetArgs {
 pub(crate) struct Capabilities {
     pub(crate) ips: Option<Vec<IpAddr>>,
     pub(crate) mac: Option<Mac>,
+    pub(crate) bandwidth: Bandwidth,
 }
 
 /// An attachment that the runtime still knows of.
@@ -165,14 +169,17 @@ impl Config {
         };
         let timeout = fields.take("timeout")?.map_or(TIMEOUT, |Timeout(timeout)| timeout);
         fields.take::<LogLevel>("logLevel")?;
+        let (args, capabilities) = (args(&mut fields)?, capabilities(&mut fields)?);
+        let of_all: Bandwidth = fields.take("bandwidth")?.unwrap_or_default();
         let config = Self {
             version,
             network,
             socket: fields.take("socket")?.map_or_else(|| SOCKET.into(), |Absolute(path)| path),
             timeout,
             runtime: fields.take("runtime")?.unwrap_or_default(),
-            args: args(&mut fields)?,
-            capabilities: capabilities(&mut fields)?,
+            args,
+            bandwidth: capabilities.bandwidth.or(of_all),
+            capabilities,
             dns: fields.take("dns")?,
             prev_result: fields.take("prevResult")?,
             valid: valid(&mut fields)?,
@@ -221,8 +228,11 @@ fn args(fields: &mut Fields) -> Result<Args, Failure> {
 fn capabilities(fields: &mut Fields) -> Result<Capabilities, Failure> {
     let Some(value) = fields.take("runtimeConfig")? else { return Ok(Capabilities::default()) };
     let mut inner = fields.inner("runtimeConfig.", value)?;
-    let asked =
-        Capabilities { ips: inner.take("ips")?.map(|Ips(ips)| ips), mac: inner.take("mac")? };
+    let asked = Capabilities {
+        ips: inner.take("ips")?.map(|Ips(ips)| ips),
+        mac: inner.take("mac")?,
+        bandwidth: inner.take("bandwidth")?.unwrap_or_default(),
+    };
     // A capability that the operator declared for limpet by mistake asks for nothing while it is empty.
     let is_empty = |value: &Value| match value {
         Value::Null => true,

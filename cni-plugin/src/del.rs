@@ -1,7 +1,7 @@
 //! Edge: DEL: a container's interface goes, and then its addresses.
 
 use limpet_net_types::{Uid, host_ifname};
-use limpet_rtnl::Socket;
+use limpet_rtnl::{Request, Socket};
 use tracing::{debug, info, warn};
 
 use crate::agent::Agent;
@@ -9,6 +9,7 @@ use crate::attach::{AttachError, Container};
 use crate::error::Failure;
 use crate::host_end::HostEnd;
 use crate::request::Del;
+use crate::shape::unshape;
 
 /// Carries out DEL.
 ///
@@ -34,12 +35,18 @@ pub(crate) async fn del(request: &Del) -> Result<(), Failure> {
         }
     }
 
-    if !release(request, end.as_ref().and_then(|end| end.uid)).await
-        && let Some(end) = &end
-        && let Err(error) = end.delete(&mut host).await
-    {
-        // It is down and dead; whoever comes next deletes it.
-        warn!(%error, interface = %name, "dead interface not deleted");
+    // Nothing goes through it any more, and it is no reason to keep the addresses.
+    let shaper = unshape(&mut host, &name).await.unwrap_or_else(|error| {
+        warn!(%error, interface = %name, "cannot take its limits away");
+        None
+    });
+    if !release(request, end.as_ref().and_then(|end| end.uid)).await {
+        for index in end.iter().map(|end| end.index).chain(shaper) {
+            // It is down and dead; whoever comes next deletes it.
+            if let Err(error) = host.request(&Request::DelLink(index)).await {
+                warn!(%error, interface = %name, "dead interface not deleted");
+            }
+        }
     }
     Ok(())
 }

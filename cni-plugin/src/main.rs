@@ -10,6 +10,7 @@ mod agent;
 mod args;
 mod attach;
 mod audit;
+mod bandwidth;
 mod check;
 mod config;
 mod del;
@@ -18,6 +19,7 @@ mod gc;
 mod host_end;
 mod request;
 mod result;
+mod shape;
 mod status;
 
 use std::io::{self, Read, Write};

@@ -25,7 +25,7 @@ pub use hash::stable_hash;
 pub use id::{Token, TokenError, Uid};
 pub use link::{
     LinkError, MIN_MTU, Mac, Mtu, MtuTooSmall, NetworkIndex, Vni, host_ifname, link_local,
-    overlay_mtu, vxlan_overhead,
+    overlay_mtu, shaper_ifname, vxlan_overhead,
 };
 pub use name::{
     ContainerId, HostName, IfName, LabelKey, NameError, NameGlob, Namespace, NetworkName, PoolName,

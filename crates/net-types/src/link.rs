@@ -265,6 +265,12 @@ pub fn host_ifname(network: &NetworkName, container: &ContainerId, ifname: &IfNa
     format!("lc{:011x}", hash >> 20)
 }
 
+/// The name of the device that shapes what the container behind this host's end sends: `lb` and the same digits.
+#[must_use]
+pub fn shaper_ifname(host_ifname: &str) -> String {
+    format!("lb{}", host_ifname.strip_prefix("lc").unwrap_or(host_ifname))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

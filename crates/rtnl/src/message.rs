@@ -5,6 +5,10 @@ use netlink_packet_route::RouteNetlinkMessage;
 
 pub(crate) const RTM_NEWLINK: u16 = 16;
 pub(crate) const RTM_SETLINK: u16 = 19;
+pub(crate) const RTM_NEWQDISC: u16 = 36;
+pub(crate) const RTM_GETQDISC: u16 = 38;
+pub(crate) const RTM_NEWTFILTER: u16 = 44;
+pub(crate) const RTM_GETTFILTER: u16 = 46;
 pub(crate) const RTM_NEWNEXTHOP: u16 = 104;
 pub(crate) const RTM_DELNEXTHOP: u16 = 105;
 pub(crate) const RTM_GETNEXTHOP: u16 = 106;
@@ -16,7 +20,7 @@ pub(crate) enum Rt {
     Route(RouteNetlinkMessage),
     /// Its type and its payload.
     ///
-    /// Nexthops, which it does not know; links that were read, because a device of a kind or with an
+    /// Nexthops and traffic control, of which it knows nothing or little; links that were read, because a device of a kind or with an
     /// attribute that it cannot decode must not keep limpet from seeing its own; and whatever else it
     /// cannot decode, so that the reader of a table hears of it (netlink-proto would drop it silently).
     Raw(u16, Vec<u8>),
@@ -51,7 +55,12 @@ impl NetlinkDeserializable for Rt {
     fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, Self::Error> {
         let kind = header.message_type;
         let raw = || Self::Raw(kind, payload.to_vec());
-        if matches!(kind, RTM_NEWLINK..=RTM_SETLINK | RTM_NEWNEXTHOP..=RTM_GETNEXTHOP) {
+        if matches!(
+            kind,
+            RTM_NEWLINK..=RTM_SETLINK
+                | RTM_NEWQDISC..=RTM_GETTFILTER
+                | RTM_NEWNEXTHOP..=RTM_GETNEXTHOP
+        ) {
             return Ok(raw());
         }
         let decoded = RouteNetlinkMessage::deserialize(header, payload);

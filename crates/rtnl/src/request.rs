@@ -8,9 +8,10 @@ use netlink_packet_route::RouteNetlinkMessage as Message;
 use nix::errno::Errno;
 
 use crate::link::Which;
-use crate::message::{RTM_DELNEXTHOP, RTM_NEWNEXTHOP, Rt};
+use crate::message::{RTM_DELNEXTHOP, RTM_NEWNEXTHOP, RTM_NEWQDISC, RTM_NEWTFILTER, Rt};
 use crate::{
-    Address, FdbEntry, LinkChange, Neighbour, NewVeth, NewVxlan, Nexthop, Route, Rule, nexthop,
+    Address, Detour, FdbEntry, LinkChange, Neighbour, NewIfb, NewVeth, NewVxlan, Nexthop, Route,
+    Rule, Tbf, nexthop,
 };
 
 /// One change of the kernel's tables. Setting replaces or creates; deleting what is not there succeeds.
@@ -21,6 +22,8 @@ pub enum Request {
     NewVxlan(NewVxlan),
     /// Makes a veth pair. Fails with `EEXIST` if there is a device of either name where it is to be.
     NewVeth(NewVeth),
+    /// Makes an IFB device. Fails with `EEXIST` if there is a device of its name.
+    NewIfb(NewIfb),
     /// Changes a device.
     ChangeLink(LinkChange),
     /// Deletes the device with this index; of a veth pair both ends.
@@ -51,6 +54,12 @@ pub enum Request {
     SetNexthop(Nexthop),
     /// Deletes the nexthop with this id, and with it the routes that carry it.
     DelNexthop(u32),
+    /// Sets the token bucket at a device's root; fails with `EINVAL` in place of something else than one.
+    SetTbf(Tbf),
+    /// Makes what a detour hangs on, beside the detour. Both go with the device.
+    NewIngress(Detour),
+    /// Adds a detour to what a device has.
+    AddDetour(Detour),
 }
 
 impl Request {
@@ -61,6 +70,7 @@ impl Request {
         let (message, flags) = match self {
             Self::NewVxlan(link) => (Message::NewLink(link.message()), new),
             Self::NewVeth(link) => (Message::NewLink(link.message()), new),
+            Self::NewIfb(link) => (Message::NewLink(link.message()), new),
             Self::ChangeLink(change) => (Message::SetLink(change.message()), 0),
             Self::DelLink(index) => (Message::DelLink(Which::Index(*index).message()), 0),
             Self::DelLinkGroup(group) => (Message::DelLink(Which::Group(*group).message()), 0),
@@ -79,6 +89,13 @@ impl Request {
             }
             Self::DelNexthop(id) => {
                 return (Rt::Raw(RTM_DELNEXTHOP, nexthop::encode_delete(*id)), acked(0));
+            }
+            Self::SetTbf(tbf) => return (Rt::Raw(RTM_NEWQDISC, tbf.encode()), acked(set)),
+            Self::NewIngress(detour) => {
+                return (Rt::Raw(RTM_NEWQDISC, detour.encode_qdisc()), acked(new));
+            }
+            Self::AddDetour(detour) => {
+                return (Rt::Raw(RTM_NEWTFILTER, detour.encode_filter()), acked(new));
             }
         };
         (Rt::Route(message), acked(flags))
@@ -109,6 +126,7 @@ impl fmt::Display for Request {
         match self {
             Self::NewVxlan(link) => write!(f, "ip link add {link}"),
             Self::NewVeth(link) => write!(f, "ip link add {link}"),
+            Self::NewIfb(link) => write!(f, "ip link add {link}"),
             Self::ChangeLink(change) => write!(f, "ip link set {change}"),
             Self::DelLink(index) => write!(f, "ip link del dev if{index}"),
             Self::DelLinkGroup(group) => write!(f, "ip link del group {group}"),
@@ -130,6 +148,9 @@ impl fmt::Display for Request {
             Self::DelRule(rule) => write!(f, "ip {}rule del {rule}", dash(rule.family)),
             Self::SetNexthop(nexthop) => write!(f, "ip nexthop replace {nexthop}"),
             Self::DelNexthop(id) => write!(f, "ip nexthop del id {id}"),
+            Self::SetTbf(tbf) => write!(f, "tc qdisc replace {tbf}"),
+            Self::NewIngress(detour) => write!(f, "tc qdisc add dev if{} ingress", detour.from),
+            Self::AddDetour(detour) => write!(f, "tc filter add {detour}"),
         }
     }
 }

@@ -12,12 +12,15 @@ use nix::errno::Errno;
 use tokio::time::Instant;
 
 use crate::link::Which;
-use crate::message::{RTM_GETNEXTHOP, RTM_NEWLINK, RTM_NEWNEXTHOP, Rt};
+use crate::message::{
+    RTM_GETNEXTHOP, RTM_GETQDISC, RTM_GETTFILTER, RTM_NEWLINK, RTM_NEWNEXTHOP, RTM_NEWQDISC,
+    RTM_NEWTFILTER, Rt,
+};
 use crate::socket::{BATCH_LIMIT, in_words, next_answer, refusal, words_of};
 use crate::wire::Malformed;
 use crate::{
-    Address, FdbEntry, FoundAddress, FoundNeighbour, Link, Neighbour, Nexthop, Route, RouteFilter,
-    Rule, Socket, nexthop,
+    Address, Detour, FdbEntry, FoundAddress, FoundNeighbour, FoundTbf, Link, Neighbour, Nexthop,
+    Route, RouteFilter, Rule, Socket, nexthop, shape,
 };
 
 /// How long the kernel has for one table: an FDB of 400,000 entries takes 4 s.
@@ -220,6 +223,34 @@ impl Socket {
         self.dump("nexthops", &ask, |message| match message {
             Rt::Raw(RTM_NEWNEXTHOP, payload) => Nexthop::decode(payload).map(Some),
             _ => Err(Malformed("not a nexthop")),
+        })
+        .await
+    }
+
+    /// Lists the token buckets at devices' roots.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`], never a part.
+    pub async fn tbfs(&mut self) -> Result<Vec<FoundTbf>, ReadError> {
+        let ask = Rt::Raw(RTM_GETQDISC, shape::encode_qdisc_dump());
+        self.dump("queueing disciplines", &ask, |message| match message {
+            Rt::Raw(RTM_NEWQDISC, payload) => FoundTbf::decode(payload),
+            _ => Err(Malformed("not a queueing discipline")),
+        })
+        .await
+    }
+
+    /// Lists the detours of what a device receives.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`], never a part. A device that is gone, or has no place for any, has none.
+    pub async fn detours(&mut self, device: u32) -> Result<Vec<Detour>, ReadError> {
+        let ask = Rt::Raw(RTM_GETTFILTER, shape::encode_filter_dump(device));
+        self.dump("filters", &ask, |message| match message {
+            Rt::Raw(RTM_NEWTFILTER, payload) => Detour::decode(payload),
+            _ => Err(Malformed("not a filter")),
         })
         .await
     }
