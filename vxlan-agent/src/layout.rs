@@ -53,6 +53,11 @@ pub(crate) fn is_veth_name(name: &str) -> bool {
     })
 }
 
+/// Whether a device of this name may be what holds a container back in what it sends.
+pub(crate) fn is_shaper_name(name: &str) -> bool {
+    name.strip_prefix("lb").is_some_and(|hash| is_veth_name(&format!("{VETH_PREFIX}{hash}")))
+}
+
 /// The interface group of a network's devices.
 pub(crate) fn group_of(index: NetworkIndex) -> u32 {
     GROUP_OF_THE_DEAD + u32::from(u16::from(index))

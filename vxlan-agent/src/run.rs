@@ -17,7 +17,7 @@ use crate::layout::{PROTOCOL, Tables, device_name, is_device_name, is_veth_name}
 use crate::nft;
 use crate::plan::plan;
 use crate::step::Step;
-use crate::veths::is_dead;
+use crate::veths::any_to_bury;
 
 /// How often the kernel is checked even if nothing says that anything changed.
 ///
@@ -180,7 +180,7 @@ async fn pass(
     report(agent, &desired, (&steps, &failed, failures), &found);
     let of_limpet = |name: &str| is_device_name(name) || is_veth_name(name);
     let ours = links.iter().filter(|link| of_limpet(&link.name)).map(|link| link.index);
-    let (dead, again) = (links.iter().any(is_dead), !failed.is_empty());
+    let (dead, again) = (any_to_bury(&links), !failed.is_empty());
     Ok(Done { ours: ours.collect(), dead, again, passing: maybe })
 }
 

@@ -1,17 +1,20 @@
-//! Edge: the host's ends of containers' veth pairs: which incarnations have one, and the burial of the dead.
+//! Edge: the host's ends of containers' veth pairs: which incarnations have one, and the burial of the dead, and of the
+//! devices that held containers back which are gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use limpet_net_types::Uid;
+use limpet_net_types::{Uid, shaper_ifname};
 use limpet_rtnl::{
     Link, LinkChange, LinkKind, OpenError, ReadError, Request, RequestError, Socket,
 };
 use tokio::sync::Mutex;
 use tracing::warn;
 
-use crate::layout::{GROUP_OF_THE_DEAD, GROUP_OF_THE_SEVERED, VETH_PREFIX, is_veth_name};
+use crate::layout::{
+    GROUP_OF_THE_DEAD, GROUP_OF_THE_SEVERED, VETH_PREFIX, is_shaper_name, is_veth_name,
+};
 
 /// Why it is not known which interfaces there are.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +82,9 @@ impl Veths {
         // A socket of its own: the kernel takes 20 ms and more, and ADD asks for the living meanwhile.
         let mut socket = Socket::open()?;
         let links = socket.links().await?;
+        let orphans: Vec<_> = orphans(&links).map(|link| Request::DelLink(link.index)).collect();
+        let done = socket.batch(&orphans).await;
+        done.into_iter().collect::<Result<(), _>>()?;
         let (dead, foreign): (Vec<&Link>, Vec<&Link>) = links
             .iter()
             .filter(|link| link.group == GROUP_OF_THE_DEAD)
@@ -129,10 +135,44 @@ fn living(link: &Link) -> Option<(Uid, &Link)> {
     (veth && link.group != GROUP_OF_THE_DEAD).then_some((uid, link))
 }
 
+/// Whether any interface is there only to be deleted.
+pub(crate) fn any_to_bury(links: &[Link]) -> bool {
+    links.iter().any(is_dead) || orphans(links).next().is_some()
+}
+
 /// Whether an interface is a container's that waits for its deletion.
-pub(crate) fn is_dead(link: &Link) -> bool {
-    let ours = is_veth_name(&link.name) || is_dead_name(&link.name);
-    link.group == GROUP_OF_THE_DEAD && ours && matches!(link.kind, LinkKind::Veth(_))
+fn is_dead(link: &Link) -> bool {
+    let ours = match &link.kind {
+        LinkKind::Veth(_) => is_veth_name(&link.name) || is_dead_name(&link.name),
+        kind => is_ifb(kind) && (is_shaper_name(&link.name) || is_dead_name(&link.name)),
+    };
+    link.group == GROUP_OF_THE_DEAD && ours
+}
+
+fn is_ifb(kind: &LinkKind) -> bool {
+    matches!(kind, LinkKind::Other(kind) if kind == "ifb")
+}
+
+/// Whether a device holds a container back in what it sends. The plugin makes it after the host's end, and it does not go
+/// with that one.
+fn is_shaper(link: &Link) -> bool {
+    is_shaper_name(&link.name) && is_ifb(&link.kind)
+}
+
+/// The devices of containers that are gone without a DEL, or whose DEL did not come to its end.
+fn orphans(links: &[Link]) -> impl Iterator<Item = &Link> {
+    let ends: BTreeMap<String, Uid> = links
+        .iter()
+        .filter_map(living)
+        .map(|(uid, link)| (shaper_ifname(&link.name), uid))
+        .collect();
+    let has_end = move |link: &Link| match (ends.get(&link.name), &link.alias) {
+        // One that is just being made has no uid yet.
+        (Some(uid), Some(alias)) => *alias == uid.to_string(),
+        (end, _) => end.is_some(),
+    };
+    let shapers = links.iter().filter(|link| is_shaper(link) && link.group != GROUP_OF_THE_DEAD);
+    shapers.filter(move |link| !has_end(link))
 }
 
 /// Whether the plugin gives this name to the dead whose name it needs.
@@ -157,6 +197,44 @@ pub(crate) fn netns_exists(path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn link(name: &str, kind: LinkKind, alias: Option<u128>) -> Link {
+        Link {
+            index: 7,
+            name: name.to_owned(),
+            mac: None,
+            mtu: 1450,
+            group: 0,
+            alias: alias.map(|bits| Uid::from_bits(bits).to_string()),
+            up: true,
+            carrier: true,
+            kind,
+        }
+    }
+
+    #[test]
+    fn a_device_that_limits_is_buried_when_its_container_is_gone_and_never_before() {
+        let veth = || LinkKind::Veth(limpet_rtnl::Veth { peer: 8, peer_elsewhere: true });
+        let ifb = || LinkKind::Other("ifb".to_owned());
+        let end = |alias| link("lc0123456789a", veth(), alias);
+        let shaper = |alias| link("lb0123456789a", ifb(), alias);
+        let dead = Link { group: GROUP_OF_THE_DEAD, ..end(Some(1)) };
+        for (links, bury) in [
+            (vec![end(Some(1)), shaper(Some(1))], false),
+            (vec![end(Some(1)), shaper(None)], false),
+            (vec![end(Some(2)), shaper(Some(1))], true),
+            (vec![shaper(Some(1))], true),
+            (vec![shaper(None)], true),
+            (vec![dead.clone(), shaper(Some(1))], true),
+            (vec![dead], true),
+            (vec![Link { group: GROUP_OF_THE_DEAD, ..shaper(Some(1)) }], true),
+            // Somebody else's.
+            (vec![link("lb0123456789a", veth(), Some(1)), link("lbx", ifb(), Some(1))], false),
+            (vec![link("ifb0", ifb(), None)], false),
+        ] {
+            assert_eq!(any_to_bury(&links), bury, "{links:?}");
+        }
+    }
 
     #[test]
     fn a_namespace_is_one_only_where_it_is_mounted() {
