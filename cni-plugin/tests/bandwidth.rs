@@ -58,7 +58,7 @@ fn speed(from: &Ns, to: &Ns, address: &str) -> f64 {
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let (mut buffer, opened) = (vec![0; 16_384], Instant::now());
         while opened.elapsed() < Duration::from_millis(300) {
-            stream.read(&mut buffer).unwrap();
+            assert_ne!(stream.read(&mut buffer).unwrap(), 0);
         }
         let begun = Instant::now();
         while taken < Duration::from_millis(1500) {
