@@ -7,6 +7,7 @@
 //! | [`crate::upkeep`] | answers asks, ends what is gone, buries the dead | [`Agent::tend`], a timer |
 //! | [`crate::report`] | says where kernel and store differ | [`Agent::report`] |
 //! | [`crate::socket`] | serves the plugin | the plugin |
+//! | [`crate::snapshot`] | writes what is known to the disk | [`Agent::save`] |
 //!
 //! The lock is held for moments and never while anything is waited for.
 
@@ -22,7 +23,7 @@ use limpet_net_types::{HostName, Token, Uid};
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::desired::HostFacts;
@@ -31,7 +32,10 @@ use crate::facts::{Choice, Reach};
 use crate::flights::Flights;
 use crate::metrics::Metrics;
 use crate::pulse::Pulse;
+use crate::recalled::Recalled;
 use crate::records::{Record, Records};
+use crate::saved::ago;
+use crate::snapshot::{Snapshots, wall};
 use crate::view::{Key, View};
 
 /// How long the controller has for what should take milliseconds.
@@ -55,6 +59,7 @@ pub(crate) struct Agent {
     pub(crate) choice: Choice,
     pub(crate) metrics: Metrics,
     files: Records,
+    pub(crate) snapshots: Snapshots,
     quick: Client,
     patient: Client,
     state: Mutex<State>,
@@ -66,6 +71,8 @@ pub(crate) struct Agent {
     pub(crate) rejoin: Notify,
     /// There are asks, endings or the dead to see to.
     pub(crate) tend: Notify,
+    /// What is known has changed, and is to be kept.
+    pub(crate) save: Notify,
     /// Held while they are seen to, so that nobody sees to one of them twice at once.
     pub(crate) tending: tokio::sync::Mutex<()>,
     /// The controller waits for a report.
@@ -106,6 +113,10 @@ pub(crate) struct State {
     pub(crate) severed_ever: u64,
     /// What others changed and was put back.
     pub(crate) drifts: Drifts,
+    /// Where what is known is from, while no controller has told of everything.
+    pub(crate) recalled: Option<Recalled>,
+    /// Why what is known could not be written to the disk last time.
+    pub(crate) not_saved: Option<String>,
 }
 
 /// How things stand with the controller.
@@ -150,6 +161,7 @@ impl Agent {
             identity,
             metrics: Metrics::new(),
             files: Records::beside(&config.boot_id_file),
+            snapshots: Snapshots::new(&config.state_dir, &config.boot_id_file),
             choice: Choice { underlay: config.underlay, skipped: config.skip_device.clone() },
             patient: quick.with_limit(PATIENT),
             quick,
@@ -159,6 +171,7 @@ impl Agent {
             look_soon: Notify::new(),
             rejoin: Notify::new(),
             tend: Notify::new(),
+            save: Notify::new(),
             tending: tokio::sync::Mutex::default(),
             report: Notify::new(),
             passes: watch::Sender::new(Pass::default()),
@@ -179,8 +192,9 @@ impl Agent {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in what earlier agents of this boot have recorded.
+    /// Takes in what earlier agents knew of the cluster, and have recorded in this boot.
     pub(crate) fn recall(&self) {
+        self.recall_cluster();
         let records = match self.files.load() {
             Ok(records) => records,
             Err(error) => {
@@ -194,8 +208,32 @@ impl Agent {
             if let Some(why) = &record.severed {
                 state.severed.insert(uid, why.clone());
             }
+            if state.view.unconfirmed().is_some_and(|(store, _)| store == record.store) {
+                // It may be newer than what else is known.
+                let _ = state.view.answered(&record.attachment, record.revision);
+            }
             state.records.insert(uid, record);
         }
+    }
+
+    /// Takes in what an earlier agent wrote to the disk.
+    fn recall_cluster(&self) {
+        let path = self.snapshots.path().display();
+        let (saved, ahead) = match self.snapshots.load(&self.identity) {
+            Ok(Some(loaded)) => loaded,
+            Ok(None) => return,
+            Err(error) => {
+                let error = sentence(&error);
+                warn!(%path, error, "cannot go by the snapshot: nothing is known before a controller answers");
+                return;
+            }
+        };
+        let (store, revision, written) = (saved.store, saved.revision, saved.written);
+        let (age, read) = (Duration::from_secs(wall().saturating_sub(written)), Instant::now());
+        info!(%path, revision, written = ago(age), ahead, "read the snapshot");
+        let mut state = self.state();
+        state.view = View::recalled(store, revision, saved.snapshot);
+        state.recalled = Some(Recalled { age, read, ahead });
     }
 
     /// Records what was answered about an attachment. Without the file it is known until the agent ends.
@@ -256,9 +294,30 @@ impl Agent {
     /// No controller has answered.
     pub(crate) fn unheard(&self, error: &ClientError) {
         let words = sentence(error);
-        let silent = &mut self.state().contact.silent;
+        let mut state = self.state();
+        let silent = &mut state.contact.silent;
+        let begins = silent.is_none();
         let since = silent.as_ref().map_or_else(Instant::now, |(since, _)| *since);
         *silent = Some((since, words));
+        if begins && state.recalled.is_some() {
+            // Nobody tells what should be: the kernel is to follow what an earlier agent was told.
+            self.look.notify_one();
+        }
+    }
+
+    /// Takes in that the watch has told something, and returns whether what was recalled is confirmed by it.
+    pub(crate) fn confirm(&self) -> bool {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let Some(session) = &state.contact.session else { return false };
+        let by_changes = state.view.confirm(session.store, session.revision);
+        // A snapshot of the controller's has replaced it.
+        let by_snapshot = state.recalled.is_some() && state.view.position().is_some();
+        if by_snapshot || by_changes {
+            state.recalled = None;
+            info!("a controller has told of everything since the snapshot");
+        }
+        by_snapshot || by_changes
     }
 
     /// What the host says of itself when it joins; none before it knows where it is reached.

@@ -135,6 +135,9 @@ fn network_problem(state: &State, pass: &Pass, name: &NetworkName) -> Option<Api
             "the store is another one than before, and what is in it has not arrived here yet";
         return Some(ApiError::new(ErrorCode::Unavailable, words));
     }
+    if state.view.unconfirmed().is_some() {
+        return Some(not_joined(state));
+    }
     let Some(network) = state.view.networks.get(name) else {
         return Some(if known.is_some() {
             ApiError::new(ErrorCode::NetworkNotFound, format!("there is no network {name}"))
@@ -326,7 +329,7 @@ pub(crate) fn confirm(agent: &Agent, key: &Key, uid: Uid) -> Result<(), ApiError
 /// What an attachment was given.
 pub(crate) fn check(agent: &Agent, key: &Key) -> Result<Attach, ApiError> {
     let state = agent.state();
-    match state.view.attachment(key) {
+    match state.view.attachment(key).filter(|_| state.view.unconfirmed().is_none()) {
         Some(attachment) => attach_of(&state, attachment),
         None if state.view.position().is_none() => Err(not_joined(&state)),
         None => Err(not_found(key, "is not known")),
@@ -433,8 +436,12 @@ pub(crate) async fn readiness(agent: &Agent, network: &NetworkName) -> Readiness
     let here = network_problem(&agent.state(), &pass, network);
     let failures =
         pass.failures.iter().map(|words| ApiError::new(ErrorCode::NetworkNotReady, words.clone()));
+    let recalled = agent.state().recalled_words(&agent.identity.host, Instant::now());
     let elsewhere = match agent.session() {
-        Err(error) => Some(error),
+        Err(error) => Some(match &recalled {
+            Some(words) => ApiError { message: format!("{}; {words}", error.message), ..error },
+            None => error,
+        }),
         Ok(_) if agent.long_silent() => Some(not_joined(&agent.state())),
         // Whether a network that is not there is full is no question.
         Ok(_) if here.is_some() => None,

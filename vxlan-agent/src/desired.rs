@@ -122,6 +122,8 @@ pub(crate) struct Desired {
     pub(crate) forwarding: Option<Forwarding6>,
     pub(crate) ruleset: Ruleset,
     pub(crate) problems: Vec<LayoutProblem>,
+    /// Whether nothing is to be taken away: this is not what a controller says now.
+    pub(crate) careful: bool,
 }
 
 /// Something that cannot be laid out, and so is missing.

@@ -10,6 +10,7 @@
 //! | [`run`], [`watch`], [`upkeep`] | the loops; [`agent`] is where they meet |
 //! | [`socket`], [`attachments`], [`flights`], [`evidence`] | the plugin's requests |
 //! | [`records`], [`orphans`], [`reassert`] | what lives here and is missing from the store |
+//! | [`snapshot`], [`saved`], [`recalled`] | what is known, on disk, and gone by while no controller answers |
 //! | [`findings`], [`report`] | where kernel and store differ, for the controller |
 //! | [`metrics`] | what is counted, for Prometheus |
 //! | [`service`], [`pulse`] | what the service manager is told |
@@ -39,11 +40,15 @@ mod orphans;
 mod plan;
 mod pulse;
 mod reassert;
+mod recalled;
 mod records;
 mod report;
 mod resolve;
 mod run;
+
+mod saved;
 mod service;
+mod snapshot;
 mod socket;
 mod status;
 mod step;
@@ -132,6 +137,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tasks.spawn(run::run(Arc::clone(&agent), Arc::clone(&dead), stop.clone()));
     tasks.spawn(upkeep::run(Arc::clone(&agent), Arc::clone(&veths), stop.clone()));
     tasks.spawn(report::run(Arc::clone(&agent), Arc::clone(&veths), stop.clone()));
+    tasks.spawn(snapshot::run(Arc::clone(&agent), stop.clone()));
     tasks.spawn(upkeep::bury(veths, dead, stop.clone()));
     tasks.spawn(socket::serve(listener, serving, stop.clone()));
     if let Some(address) = agent.config.metrics_listen {

@@ -15,7 +15,10 @@ use crate::step::Step;
 /// Returns the steps that turn `found` into what is desired; none if they agree.
 pub(crate) fn plan(desired: &Desired, found: &Tables) -> Vec<Step> {
     let mut steps = Vec::new();
-    let remade = remade(desired, found);
+    let mut remade = remade(desired, found);
+    if desired.careful {
+        remade.clear();
+    }
     // What goes away with a device that is made anew is to be set again in the same pass.
     let found = &without(found, &remade);
     let wanted = resolve(desired, found);
@@ -23,7 +26,9 @@ pub(crate) fn plan(desired: &Desired, found: &Tables) -> Vec<Step> {
     set_ruleset(&mut steps, desired, found);
     set_ways(&mut steps, &wanted, found);
     set_routes(&mut steps, &wanted, found);
-    delete(&mut steps, desired, &wanted, found);
+    if !desired.careful {
+        delete(&mut steps, desired, &wanted, found);
+    }
     steps
 }
 

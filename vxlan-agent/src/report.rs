@@ -49,7 +49,12 @@ pub(crate) async fn run(agent: Arc<Agent>, veths: Arc<Veths>, stop: Cancellation
 
 async fn answer_all(agent: &Agent, veths: &Veths) {
     loop {
-        let wanted = agent.state().view.reports.values().next().cloned();
+        let wanted = {
+            let state = agent.state();
+            // One that is only recalled is waited for by nobody perhaps.
+            let told = state.view.position().is_some();
+            state.view.reports.values().find(|_| told).cloned()
+        };
         let Some(wanted) = wanted else {
             agent.report.notified().await;
             continue;

@@ -16,6 +16,7 @@ use crate::kernel::{Dump, Kernel, KernelError, Look, StepFailed};
 use crate::layout::{PROTOCOL, Tables, device_name, is_device_name, is_veth_name};
 use crate::nft;
 use crate::plan::plan;
+use crate::recalled::Stance;
 use crate::step::Step;
 use crate::veths::any_to_bury;
 
@@ -226,9 +227,13 @@ pub(crate) async fn outlook(
         others: kernel.others().await?,
     };
     let mut state = agent.state();
-    let wanted = desired(&state.view, &facts);
+    let stance = state.stance(&agent.identity.host);
+    let wanted = match stance {
+        Stance::Still(_) => None,
+        Stance::Told | Stance::Recalled => desired(&state.view, &facts),
+    };
     state.facts = Some(facts);
-    Ok(wanted)
+    Ok(wanted.map(|wanted| Desired { careful: stance == Stance::Recalled, ..wanted }))
 }
 
 /// Notes how a pass went.

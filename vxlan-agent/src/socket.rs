@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,9 +50,12 @@ const DRAIN: Duration = ATTACH.saturating_add(Duration::from_secs(2));
 /// Why the socket cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SocketError {
-    /// Another agent serves it.
-    #[error("another agent serves {}: stop it, or give another --socket", .0.display())]
+    /// Another agent serves it, or another program.
+    #[error("somebody listens at {}, another agent perhaps: stop it, or give another --socket", .0.display())]
     Live(PathBuf),
+    /// Something else is there.
+    #[error("{} is {what}, and is left alone: move it away, or give another --socket", path.display())]
+    Taken { path: PathBuf, what: &'static str },
     /// The system says no.
     #[error("cannot {act} {}", path.display())]
     File { act: &'static str, path: PathBuf, source: io::Error },
@@ -73,15 +76,15 @@ pub(crate) async fn listen(path: &Path) -> Result<UnixListener, SocketError> {
         let path = path.to_owned();
         move |source| SocketError::File { act, path, source }
     };
-    if UnixStream::connect(path).await.is_ok() {
-        return Err(SocketError::Live(path.to_owned()));
+    // Nobody else may connect, not even in the moment before its mode is set.
+    let draft = path.with_extension("new");
+    for place in [path, &draft] {
+        abandoned(place).await?;
     }
     if let Some(directory) = path.parent() {
         let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(directory);
         made.map_err(failed("make the directory", directory))?;
     }
-    // Nobody else may connect, not even in the moment before its mode is set.
-    let draft = path.with_extension("new");
     match fs::remove_file(&draft) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(failed("remove", &draft)(error));
@@ -93,6 +96,29 @@ pub(crate) async fn listen(path: &Path) -> Result<UnixListener, SocketError> {
         .and_then(|()| fs::rename(&draft, path))
         .map_err(failed("listen at", path))?;
     Ok(listener)
+}
+
+/// Whether nothing is at `path`, or a socket that nobody listens at any more.
+async fn abandoned(path: &Path) -> Result<(), SocketError> {
+    let kind = match fs::symlink_metadata(path) {
+        Ok(found) => found.file_type(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => {
+            return Err(SocketError::File { act: "look at", path: path.to_owned(), source });
+        }
+    };
+    let taken = |what| Err(SocketError::Taken { path: path.to_owned(), what });
+    if kind.is_dir() {
+        return taken("a directory");
+    }
+    if !kind.is_socket() {
+        return taken("no socket");
+    }
+    match UnixStream::connect(path).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        // Also one whose queue is full, and one of another type.
+        _ => Err(SocketError::Live(path.to_owned())),
+    }
 }
 
 /// Serves until `stop`, and then what has begun, for as long as it may take.

@@ -4,13 +4,18 @@ use std::io::{self, Write as _};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use limpet_api::book::Attachment;
 use limpet_api::client::{Call, Connection, Endpoint, Method};
 use limpet_api::paths;
-use limpet_api::socket::{AgentStatus, SeveredContainer};
+use limpet_api::socket::{AgentStatus, SeveredContainer, SnapshotUse};
+use tokio::time::Instant;
 
 use crate::agent::{Agent, not_joined};
 use crate::config::Config;
+use crate::recalled::Stance;
+use crate::saved::ago;
 use crate::veths::{VethError, Veths};
+use crate::view::Key;
 
 /// How long the agent has for its answer.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -29,7 +34,24 @@ pub(crate) async fn status(agent: &Agent, veths: &Veths) -> Result<AgentStatus, 
         why: state.severed.get(&uid).map_or("by an earlier agent", String::as_str).to_owned(),
     });
     let severed = severed.collect();
-    let (store, revision) = state.view.position().unzip();
+    let (store, revision) = state.view.resumption().unzip();
+    let (host, now) = (&agent.identity.host, Instant::now());
+    let recalled = state.recalled_words(host, now);
+    let snapshot = state.recalled.map(|recalled| SnapshotUse {
+        age_seconds: recalled.age(now).as_secs(),
+        followed: state.stance(host) == Stance::Recalled,
+    });
+    // Of those of an earlier boot the containers are gone; a controller that answers is told so.
+    let here = |(_, attachment): &(&Key, &Attachment)| {
+        snapshot.is_none() || attachment.boot == agent.identity.boot
+    };
+    let attachments = state.view.attachments().filter(here).count();
+    let not_saved = state.not_saved.as_ref().map(|error| {
+        let path = agent.snapshots.path().display();
+        format!(
+            "cannot write the snapshot {path}, without which a reboot needs a controller: {error}"
+        )
+    });
     let absent = (!joined || state.contact.silent.is_some()).then(|| not_joined(&state).message);
     Ok(AgentStatus {
         host: agent.identity.host.clone(),
@@ -37,11 +59,14 @@ pub(crate) async fn status(agent: &Agent, veths: &Veths) -> Result<AgentStatus, 
         joined,
         store,
         revision,
-        attachments: state.view.attachments().count(),
+        snapshot,
+        attachments,
         severed,
         severed_ever: state.severed_ever,
         problems: absent
             .into_iter()
+            .chain(recalled)
+            .chain(not_saved)
             .chain(state.not_asserted.clone())
             .chain(pass.failures)
             .chain(pass.problems)
@@ -70,6 +95,9 @@ fn render(status: &AgentStatus) -> String {
         (Some(revision), Some(store)) => format!("revision {revision} of store {store}"),
         _ => "nothing yet".to_owned(),
     };
+    let known = status.snapshot.as_ref().map_or(known.clone(), |snapshot| {
+        format!("{known}, by its snapshot from {}", ago(Duration::from_secs(snapshot.age_seconds)))
+    });
     let mut lines = vec![
         format!("host         {}", status.host),
         format!("joined       {}", if status.joined { "yes" } else { "no" }),
@@ -116,6 +144,7 @@ mod tests {
             joined: true,
             store: Some(Token::from_bits(1)),
             revision: Some(40),
+            snapshot: None,
             attachments: 3,
             severed: vec![severed],
             severed_ever: 2,

@@ -119,16 +119,8 @@ async fn tend(
 ) -> Result<bool, VethError> {
     let _one_at_a_time = agent.tending.lock().await;
     let looked = !looking || look_and_say(agent, veths).await;
-    let asks: Vec<Ask> = agent
-        .state()
-        .view
-        .asks
-        .values()
-        .filter(|ask| !ask.present && !ask.force)
-        .cloned()
-        .collect();
-    let forced: Vec<Ask> =
-        agent.state().view.asks.values().filter(|ask| ask.force).cloned().collect();
+    let (forced, asks): (Vec<Ask>, Vec<Ask>) =
+        open_asks(agent).into_iter().partition(|ask| ask.force);
     for ask in forced {
         force(agent, veths, &ask).await?;
     }
@@ -145,6 +137,14 @@ async fn tend(
         }
     }
     Ok(end_all(agent).await && looked)
+}
+
+/// The questions that wait for an answer. One that is only recalled may have been taken back.
+fn open_asks(agent: &Agent) -> Vec<Ask> {
+    let state = agent.state();
+    let told = state.view.position().is_some();
+    let open = state.view.asks.values().filter(|ask| told && (ask.force || !ask.present));
+    open.cloned().collect()
 }
 
 /// Ends an attachment at an operator's word: its container is off the network first, whether it is there or not. What

@@ -49,6 +49,8 @@ pub(crate) struct View {
     store: Option<Token>,
     /// The watch's last revision.
     revision: Revision,
+    /// Whether all of it is from disk, and no controller has told of everything since.
+    unconfirmed: bool,
     pub(crate) networks: BTreeMap<NetworkName, Network>,
     pub(crate) pools: BTreeMap<PoolName, Pool>,
     pub(crate) hosts: BTreeMap<HostName, Host>,
@@ -89,9 +91,61 @@ pub(crate) enum News {
 }
 
 impl View {
-    /// The store and revision to go on from; none before the first snapshot.
+    /// The store and the revision up to which a controller has told of everything; none before the first snapshot.
     pub(crate) fn position(&self) -> Option<(Token, Revision)> {
+        self.resumption().filter(|_| !self.unconfirmed)
+    }
+
+    /// The store and revision that the watch is to go on from.
+    pub(crate) fn resumption(&self) -> Option<(Token, Revision)> {
         self.store.map(|store| (store, self.revision))
+    }
+
+    /// What an earlier agent of this host had been told.
+    pub(crate) fn recalled(store: Token, revision: Revision, snapshot: Snapshot) -> Self {
+        let mut view = Self { store: Some(store), revision, ..Self::default() };
+        view.reassert = snapshot.reassert;
+        view.restart(snapshot, Self::default());
+        view.unconfirmed = true;
+        view
+    }
+
+    /// The store and revision of what is only recalled.
+    pub(crate) fn unconfirmed(&self) -> Option<(Token, Revision)> {
+        self.resumption().filter(|_| self.unconfirmed)
+    }
+
+    /// Takes in that a session was opened at `revision` of `store`: what has been told up to there is all that any agent
+    /// of this host can have known. Returns whether what was recalled is confirmed by that.
+    pub(crate) fn confirm(&mut self, store: Token, revision: Revision) -> bool {
+        let confirmed = self.unconfirmed && self.store == Some(store) && self.revision >= revision;
+        self.unconfirmed &= !confirmed;
+        confirmed
+    }
+
+    /// All that a controller has told, as it would tell it at once; none before it has.
+    ///
+    /// What is known by answers alone it will tell again.
+    pub(crate) fn saved(&self) -> Option<(Token, Revision, Snapshot)> {
+        let (store, revision) = self.position()?;
+        let stray = |((network, address), host): (&(NetworkName, IpAddr), &HostName)| Stray {
+            network: network.clone(),
+            address: *address,
+            host: host.clone(),
+        };
+        let told = self.attachments.values().filter(|known| known.revision <= revision);
+        let snapshot = Snapshot {
+            networks: self.networks.values().cloned().collect(),
+            pools: self.pools.values().cloned().collect(),
+            hosts: self.hosts.values().cloned().collect(),
+            blocks: self.blocks.values().cloned().collect(),
+            strays: self.strays.iter().map(stray).collect(),
+            attachments: told.map(|known| known.attachment.clone()).collect(),
+            asks: self.asks.values().cloned().collect(),
+            reports: self.reports.values().cloned().collect(),
+            reassert: self.reassert,
+        };
+        Some((store, revision, snapshot))
     }
 
     /// Takes in one line of the watch, and returns whether anything that matters is different now.

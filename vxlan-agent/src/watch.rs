@@ -183,7 +183,7 @@ enum WatchError {
 
 /// One connection of the watch, to its end. `anew` asks for a snapshot.
 async fn stream(agent: &Agent, anew: bool, complaint: &mut String) -> Result<(), WatchError> {
-    let position = agent.state().view.position().filter(|_| !anew);
+    let position = agent.state().view.resumption().filter(|_| !anew);
     let (store, since) = position.unzip();
     let call = Call::new(Method::GET, paths::watch(&agent.identity.host))
         .with_query(&WatchQuery { store, since })?;
@@ -197,7 +197,12 @@ async fn stream(agent: &Agent, anew: bool, complaint: &mut String) -> Result<(),
         let store = line.store;
         let applied = match behind(agent, &line) {
             Some(error) => Err(error),
-            None => agent.state().view.apply(line),
+            None => {
+                if concerns_all(&line.event) {
+                    agent.snapshots.outdated(store, line.revision);
+                }
+                agent.state().view.apply(line)
+            }
         };
         // One that is behind is asked again when it has caught up, and until then another.
         let news = applied.inspect_err(|_| lines.leave())?;
@@ -208,8 +213,13 @@ async fn stream(agent: &Agent, anew: bool, complaint: &mut String) -> Result<(),
                 agent.state().contact.session.as_ref().filter(of_other).map(|s| s.session);
             session.inspect(|session| agent.spoil(*session));
         }
+        // What was withheld before is due now, whatever this line tells.
+        let news = if agent.confirm() { News::OfAll } else { news };
         if !agent.state().view.reports.is_empty() {
             agent.report.notify_one();
+        }
+        if news != News::None {
+            agent.save.notify_one();
         }
         match news {
             News::None => continue,
@@ -220,6 +230,15 @@ async fn stream(agent: &Agent, anew: bool, complaint: &mut String) -> Result<(),
         agent.tend.notify_one();
     }
     Ok(())
+}
+
+/// Whether the kernel of every host follows what a line tells.
+fn concerns_all(event: &WatchEvent) -> bool {
+    match event {
+        WatchEvent::Snapshot(_) => true,
+        WatchEvent::Changes(changes) => !changes.shared.is_empty(),
+        WatchEvent::Heartbeat {} => false,
+    }
 }
 
 /// Whether a snapshot is older than the session: a controller that does not follow the store. By it a new agent would take

@@ -126,6 +126,9 @@ pub struct AgentStatus {
     /// The last revision of the store that it knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Revision>,
+    /// Set while all that it knows is from its disk: no controller has told it of everything since it started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotUse>,
     /// How many attachments the host has.
     pub attachments: usize,
     /// The containers that were taken off the network because their addresses are not theirs any more.
@@ -134,6 +137,15 @@ pub struct AgentStatus {
     pub severed_ever: u64,
     /// What is wrong, as sentences.
     pub problems: Vec<String>,
+}
+
+/// What an agent knows from its disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotUse {
+    /// How old it is, in seconds, by the host's clock.
+    pub age_seconds: u64,
+    /// Whether the kernel goes by it; if not, it stays as it is, and the problems say why.
+    pub followed: bool,
 }
 
 /// A container that was taken off the network.

@@ -571,4 +571,20 @@ proptest! {
             }
         }
     }
+
+    /// What is only recalled is older than what the kernel has, for all that anybody knows.
+    #[test]
+    fn what_is_only_recalled_takes_nothing_away(before in cluster(), after in cluster()) {
+        let found = carried_out(&desired(&view(before), &facts()).unwrap(), &Tables::default());
+        let wanted = desired(&view(after), &facts()).unwrap();
+        let careful = Desired { careful: true, ..wanted };
+        let steps = plan(&careful, &found);
+        for command in commands(&steps) {
+            prop_assert!(!command.contains(" del "), "{command}");
+        }
+        let kernel = carried_out(&careful, &found);
+        for (key, _) in resolve(&careful, &found).neighbours {
+            prop_assert!(kernel.neighbours.contains_key(&key), "and what is missing is there");
+        }
+    }
 }

@@ -182,3 +182,73 @@ fn another_store_is_told_of_everything_and_the_first_one_only_if_it_asks() {
     view.apply(restored).unwrap();
     assert!(view.reassert);
 }
+
+#[test]
+fn what_is_recalled_goes_on_as_if_its_agent_had_lived() {
+    let ask = |uid: u128| Ask {
+        attachment: limpet_api::book::AttachmentRef {
+            key: fixture::attachment(1, uid).key,
+            uid: Token::from_bits(uid),
+        },
+        present: false,
+        force: false,
+        asked: limpet_api::FleetTime(0),
+    };
+    let stray = Stray {
+        network: fixture::attachment(1, 7).key.network,
+        address: "10.32.0.9".parse().unwrap(),
+        host: "node-b".parse().unwrap(),
+    };
+    let first = Snapshot {
+        networks: vec![fixture::network(1)],
+        hosts: vec![fixture::session().host],
+        strays: vec![stray.clone()],
+        attachments: vec![fixture::attachment(1, 7), fixture::attachment(2, 8)],
+        asks: vec![ask(7)],
+        reassert: true,
+        ..Snapshot::default()
+    };
+    let mut lived = View::default();
+    lived.apply(line(5, WatchEvent::Snapshot(Box::new(first)))).unwrap();
+    // A claim that was answered, and an end, which the watch has not told of yet.
+    assert!(lived.claimed(&claimed(fixture::attachment(3, 9), 7)));
+    lived.ended(Token::from_bits(8), 8);
+
+    let (store, revision, snapshot) = lived.saved().unwrap();
+    let mut again = View::recalled(store, revision, snapshot);
+    assert_eq!((again.position(), again.unconfirmed()), (None, Some((store, 5))));
+    assert_eq!(again.saved(), None, "what nobody has confirmed is not written as if somebody had");
+    assert!(!again.confirm(store, 8), "there may be more");
+    let gone = Key::of(&fixture::attachment(2, 8));
+    let gone = OwnChange::AttachmentGone {
+        network: gone.network,
+        container: gone.container,
+        ifname: gone.ifname,
+        uid: Token::from_bits(8),
+    };
+    let stray_gone = SharedChange::StrayGone { network: stray.network, address: stray.address };
+    let lines = [
+        line(6, WatchEvent::Changes(Changes { shared: vec![stray_gone], ..Changes::default() })),
+        line(7, own(OwnChange::AttachmentSet(fixture::attachment(3, 9)))),
+        line(8, own(gone)),
+        line(9, WatchEvent::Heartbeat {}),
+    ];
+    for line in lines {
+        lived.apply(line.clone()).unwrap();
+        again.apply(line).unwrap();
+    }
+    assert!(again.confirm(store, 8) && !again.confirm(store, 8), "once");
+    assert_eq!(again, lived);
+}
+
+#[test]
+fn another_store_than_the_recalled_one_is_told_of_everything_that_lives() {
+    let mut view = View::default();
+    view.apply(line(5, snapshot(vec![fixture::attachment(1, 7)]))).unwrap();
+    let (store, revision, saved) = view.saved().unwrap();
+    let mut view = View::recalled(store, revision, saved);
+    let other = WatchLine { store: Token::from_bits(2), revision: 1, event: snapshot(vec![]) };
+    view.apply(other).unwrap();
+    assert!(view.reassert && view.position().is_some());
+    assert_eq!(view.lost().len(), 1, "it is looked for, and not taken for ended");
+}

@@ -29,14 +29,29 @@ impl Host {
         let name = format!("agent-{}-{count}", std::process::id());
         let dir = std::env::temp_dir().join(&name);
         std::fs::create_dir_all(&dir).unwrap();
-        sh(&format!("ip netns add {name}"));
         let host = Self { name, dir };
+        host.boot();
+        host
+    }
+
+    /// Ends all that does not outlive a boot, and starts again: the kernel has nothing of limpet's, the disk all.
+    pub(crate) fn reboot(&self) {
+        sh(&format!("ip netns del {}", self.name));
+        for name in ["boot-id", "ahead-of-snapshot", "agent.sock"] {
+            let _ = std::fs::remove_file(self.path(name));
+        }
+        let _ = std::fs::remove_dir_all(self.path("attachments"));
+        self.boot();
+    }
+
+    fn boot(&self) {
+        let host = self;
+        sh(&format!("ip netns add {}", host.name));
         host.sh("ip link set lo up");
         host.sh("ip link add eth0 type veth peer name wire");
         host.sh("ip link set wire up && ip link set eth0 up");
         host.sh("ip addr add 192.0.2.1/24 dev eth0 && ip addr add 2001:db8::1/64 dev eth0 nodad");
         host.sh("ip route add default via 192.0.2.254");
-        host
     }
 
     /// Runs a shell command on the host, which must succeed, and returns what it printed.
@@ -103,6 +118,13 @@ impl Agent {
 
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Starts it to see it fail, and returns what it said.
+    pub(crate) fn fails(host: &Host, controller: &Path) -> String {
+        let output = command(host, controller).output().unwrap();
+        assert!(!output.status.success(), "it runs");
+        String::from_utf8(output.stderr).unwrap()
     }
 
     pub(crate) fn kill(mut self) {
