@@ -45,7 +45,6 @@ mod records;
 mod report;
 mod resolve;
 mod run;
-
 mod saved;
 mod service;
 mod snapshot;

@@ -120,8 +120,8 @@ mod tests {
         let mut host = fixture::session().host;
         host.underlay = Some(UNDERLAY.parse().unwrap());
         let snapshot = Snapshot { hosts: vec![host], ..Snapshot::default() };
-        let mut state = State::default();
-        state.view = View::recalled(Token::from_bits(5), 12, snapshot);
+        let view = View::recalled(Token::from_bits(5), 12, snapshot);
+        let mut state = State { view, ..State::default() };
         let (age, read) = (Duration::from_secs(7_200), Instant::now());
         state.recalled = Some(Recalled { age, read, ahead: false });
         state.contact.silent = Some((Instant::now(), "no controller".to_owned()));

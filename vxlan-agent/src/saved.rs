@@ -4,6 +4,7 @@
 //! off or altered is found out, and a version, so that an older agent does not take a newer one's for damage. Fields may
 //! be added; what is taken away or means something else is another version.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use limpet_api::Revision;
@@ -110,8 +111,11 @@ impl Saved {
 }
 
 fn checksum(bytes: &[u8]) -> String {
-    let hash = Sha256::digest(bytes);
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut text = String::new();
+    for byte in Sha256::digest(bytes) {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 /// How long ago, in one unit, as people say it.

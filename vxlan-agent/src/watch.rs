@@ -195,15 +195,7 @@ async fn stream(agent: &Agent, anew: bool, complaint: &mut String) -> Result<(),
             complaint.clear();
         }
         let store = line.store;
-        let applied = match behind(agent, &line) {
-            Some(error) => Err(error),
-            None => {
-                if concerns_all(&line.event) {
-                    agent.snapshots.outdated(store, line.revision);
-                }
-                agent.state().view.apply(line)
-            }
-        };
+        let applied = take_in(agent, line);
         // One that is behind is asked again when it has caught up, and until then another.
         let news = applied.inspect_err(|_| lines.leave())?;
         if position.is_some_and(|(known, _)| known != store) {
@@ -230,6 +222,17 @@ async fn stream(agent: &Agent, anew: bool, complaint: &mut String) -> Result<(),
         agent.tend.notify_one();
     }
     Ok(())
+}
+
+/// Takes in a line, of which is known beforehand that the disk does not have it.
+fn take_in(agent: &Agent, line: WatchLine) -> Result<News, ViewError> {
+    if let Some(error) = behind(agent, &line) {
+        return Err(error);
+    }
+    if concerns_all(&line.event) {
+        agent.snapshots.outdated(line.store, line.revision);
+    }
+    agent.state().view.apply(line)
 }
 
 /// Whether the kernel of every host follows what a line tells.
