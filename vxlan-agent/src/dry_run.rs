@@ -59,22 +59,22 @@ async fn from_controller(config: Config) -> anyhow::Result<Vec<String>> {
         std::fs::read_to_string("/proc/sys/kernel/hostname").context("reading the hostname")?;
     let name = config.host_name(&hostname)?;
     let mut kernel = Kernel::open()?;
-    let dump = kernel.dump(Look::Again).await?;
+    let mirror = kernel.dump(Look::Again).await?;
     let view = view_of(&config, &name).await.with_context(|| {
         format!("no agent listens at {}; asking a controller", config.socket.display())
     })?;
     let choice = Choice { underlay: config.underlay, skipped: config.skip_device };
-    let reach = dump.seen.reach(&choice)?;
+    let reach = mirror.seen.reach(&choice)?;
     let facts = HostFacts {
         name: name.clone(),
         underlay_mtu: reach.mtu,
         addresses: reach.addresses,
         led_to: reach.led_to,
-        forwarding: kernel.forwarding(&dump.seen).await?,
+        forwarding: kernel.forwarding(&mirror.seen).await?,
         others: kernel.others().await?,
     };
     let Some(desired) = desired(&view, &facts) else { bail!("host {name} has not joined yet") };
-    Ok(steps(&desired, dump).await?.iter().map(ToString::to_string).collect())
+    Ok(steps(&desired, mirror).await?.iter().map(ToString::to_string).collect())
 }
 
 async fn view_of(config: &Config, host: &HostName) -> anyhow::Result<View> {

@@ -2,7 +2,7 @@
 //!
 //! It decides nothing: what is to be is [`crate::plan`]'s. Devices have indexes only here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use limpet_net_types::Family;
@@ -20,6 +20,7 @@ use crate::layout::{
     Fdb, FoundNexthop, PROTOCOL, Setting, TABLE_HOSTS, TABLE_OVERLAY, Tables, is_device_name,
     is_veth_name,
 };
+use crate::mirror::{Mirror, is_told};
 use crate::nft::is_closed6;
 use crate::resolve::is_known;
 use crate::step::Step;
@@ -91,25 +92,6 @@ struct Filtering {
     translates: bool,
 }
 
-/// What the kernel had at one time.
-///
-/// What should be is made out after it and from it: who plans for an older state of the cluster than the kernel's takes
-/// the route of a container that was made in between for wrong.
-pub(crate) struct Dump {
-    /// What the host is.
-    pub(crate) seen: Seen,
-    tables: Tables,
-}
-
-impl Dump {
-    /// Limpet's entries, with the settings that `desired` needs.
-    pub(crate) async fn tables(self, desired: &Desired) -> Result<Tables, KernelError> {
-        let mut tables = self.tables;
-        tables.settings = read_settings(settings_of(desired, &tables)).await?;
-        Ok(tables)
-    }
-}
-
 /// The kernel of the network namespace that the program runs in.
 pub(crate) struct Kernel {
     socket: Socket,
@@ -132,14 +114,17 @@ impl Kernel {
     }
 
     /// Reads all of limpet's entries but for the settings, and what the host is.
-    pub(crate) async fn dump(&mut self, look: Look) -> Result<Dump, KernelError> {
+    ///
+    /// What should be is made out after it and from it: who plans for an older state of the cluster than the kernel's
+    /// takes the route of a container that was made in between for wrong.
+    pub(crate) async fn dump(&mut self, look: Look) -> Result<Mirror, KernelError> {
         let mut seen = self.seen().await?;
         let tables = self.tables(&mut seen, look).await?;
-        Ok(Dump { seen, tables })
+        Ok(Mirror { seen, tables, ..Mirror::default() })
     }
 
     /// Reads devices, addresses and the main table.
-    async fn seen(&mut self) -> Result<Seen, KernelError> {
+    pub(crate) async fn seen(&mut self) -> Result<Seen, KernelError> {
         let main = RouteFilter { table: TABLE_MAIN, protocol: 0 };
         Ok(Seen {
             links: self.socket.links().await?,
@@ -333,6 +318,34 @@ fn settings_of(desired: &Desired, found: &Tables) -> Vec<Setting> {
         settings.extend(of_it.into_iter().map(|(setting, _)| setting));
     }
     settings
+}
+
+/// Reads what `desired` needs to be known of settings: those that never were read, and those that may have changed.
+/// Returns whether any was another than the mirror says.
+pub(crate) async fn complete(mirror: &mut Mirror, desired: &Desired) -> Result<bool, KernelError> {
+    let known: BTreeSet<&Setting> =
+        mirror.tables.settings.iter().map(|(setting, _)| setting).collect();
+    let mut settings = settings_of(desired, &mirror.tables);
+    settings.retain(|setting| !known.contains(setting) || mirror.stale.contains(&setting.device));
+    if settings.is_empty() {
+        mirror.stale.clear();
+        return Ok(false);
+    }
+    let read = read_settings(settings).await?;
+    mirror.stale.clear();
+    Ok(mirror.read(read))
+}
+
+/// Reads again those of the settings whose changes nothing tells of. Returns whether any was another than the mirror
+/// says.
+pub(crate) async fn glance(mirror: &mut Mirror) -> Result<bool, KernelError> {
+    let silent = mirror.tables.settings.iter().map(|(setting, _)| setting);
+    let silent: Vec<Setting> = silent.filter(|setting| !is_told(setting)).cloned().collect();
+    if silent.is_empty() {
+        return Ok(false);
+    }
+    let read = read_settings(silent).await?;
+    Ok(mirror.read(read))
 }
 
 /// The values of the settings that exist.

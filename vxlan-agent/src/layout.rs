@@ -46,6 +46,11 @@ pub(crate) fn is_device_name(name: &str) -> bool {
     })
 }
 
+/// Whether a routing table is one that limpet keeps.
+pub(crate) fn is_own_table(table: u32) -> bool {
+    matches!(table, TABLE_OVERLAY | TABLE_HOSTS)
+}
+
 /// Whether a device of this name may be the host's end of a container's veth pair.
 pub(crate) fn is_veth_name(name: &str) -> bool {
     name.strip_prefix(VETH_PREFIX).is_some_and(|hash| {

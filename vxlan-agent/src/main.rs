@@ -7,7 +7,8 @@
 //! | [`facts`], [`view`] | what the host is; what is known of the cluster |
 //! | [`desired`], [`resolve`], [`plan`], [`step`], [`nft`], [`layout`] | what the kernel should have, and the steps to it |
 //! | [`kernel`], [`translate`], [`filter`], [`veths`] | the kernel |
-//! | [`run`], [`watch`], [`upkeep`] | the loops; [`agent`] is where they meet |
+//! | [`run`], [`pass`], [`mirror`], [`drift`] | one pass after another: what the kernel has, and what others did to it |
+//! | [`watch`], [`upkeep`] | the other loops; [`agent`] is where they meet |
 //! | [`socket`], [`attachments`], [`flights`], [`evidence`] | the plugin's requests |
 //! | [`records`], [`orphans`], [`reassert`] | what lives here and is missing from the store |
 //! | [`snapshot`], [`saved`], [`recalled`] | what is known, on disk, and gone by while no controller answers |
@@ -33,10 +34,12 @@ mod identity;
 mod kernel;
 mod layout;
 mod metrics;
+mod mirror;
 #[cfg(test)]
 mod model;
 mod nft;
 mod orphans;
+mod pass;
 mod plan;
 mod pulse;
 mod reassert;

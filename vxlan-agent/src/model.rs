@@ -1,7 +1,8 @@
 //! Pure: a kernel for tests: it carries steps out on tables, and takes along what the real one takes along.
 
 use crate::desired::{Forwarding6, device_settings};
-use crate::layout::{FoundNexthop, Nexthop, Route, Tables, Target, is_device_name};
+use crate::layout::{Address, Fdb, Nexthop, Route, Tables, Target, is_device_name};
+use crate::mirror::take;
 use crate::plan::{prune, without};
 use crate::step::Step;
 
@@ -37,27 +38,23 @@ pub(crate) fn carry_out(tables: &mut Tables, step: &Step) {
             assert!(is_device_name(&name), "{step}");
             *tables = without(tables, &[name].into());
         }
-        Step::SetSetting(setting, value) => {
-            let found = tables.settings.iter_mut().find(|(found, _)| *found == setting);
-            found.unwrap_or_else(|| panic!("no such setting: {step}")).1 = value;
+        Step::SetSetting(setting, _) => {
+            assert!(tables.settings.iter().any(|(found, _)| *found == setting), "{step}");
+            take(tables, step);
         }
-        Step::SetAddress(address) => {
-            assert!(tables.devices.contains_key(&address.device), "{step}");
-            tables.addresses.insert(address);
-        }
-        Step::SetRuleset(ruleset) => tables.ruleset = Some(ruleset.listing()),
-        Step::SetFdb(entry) => {
-            assert!(tables.devices.contains_key(&entry.device), "{step}");
-            tables.fdb.retain(|old| (&old.device, old.mac) != (&entry.device, entry.mac));
-            tables.fdb.insert(entry);
-        }
-        Step::DelFdb(entry) => assert!(tables.fdb.remove(&entry), "{step}"),
-        Step::SetNeighbour { device, address, mac } => {
+        Step::SetAddress(Address { device, .. })
+        | Step::SetFdb(Fdb { device, .. })
+        | Step::SetNeighbour { device, .. } => {
             assert!(has(&device), "{step}");
-            tables.neighbours.insert((device, address), mac);
+            take(tables, step);
+        }
+        Step::DelFdb(entry) => {
+            assert!(tables.fdb.contains(&entry), "{step}");
+            take(tables, step);
         }
         Step::DelNeighbour { device, address } => {
-            tables.neighbours.remove(&(device, address)).unwrap_or_else(|| panic!("{step}"));
+            assert!(tables.neighbours.contains_key(&(device, address)), "{step}");
+            take(tables, step);
         }
         Step::SetNexthop(id, leads) => {
             match &leads {
@@ -73,23 +70,28 @@ pub(crate) fn carry_out(tables: &mut Tables, step: &Step) {
                     matches!(old.leads, Nexthop::Group(_)) == matches!(leads, Nexthop::Group(_));
                 assert!(same_kind, "{step}");
             }
-            tables.nexthops.insert(id, FoundNexthop { ours: true, leads });
+            take(tables, step);
         }
         Step::DelNexthop(id) => {
-            assert!(tables.nexthops.remove(&id).is_some_and(|old| old.ours), "{step}");
+            assert!(tables.nexthops.get(&id).is_some_and(|old| old.ours), "{step}");
+            take(tables, step);
             prune(tables);
         }
         Step::SetRoute(route) => {
             check_target(tables, &route, step);
-            let old = tables.routes.iter().find(|old| old.key == route.key).cloned();
-            old.map(|old| tables.routes.remove(&old));
-            tables.routes.insert(route);
+            take(tables, step);
         }
-        Step::DelRoute(route) => {
-            tables.routes.remove(&route);
+        Step::SetRule(rule) => {
+            assert!(!tables.rules.contains(&rule), "{step}");
+            take(tables, step);
         }
-        Step::SetRule(rule) => assert!(tables.rules.insert(rule), "{step}"),
-        Step::DelRule(rule) => assert!(tables.rules.remove(&rule), "{step}"),
+        Step::DelRule(rule) => {
+            assert!(tables.rules.contains(&rule), "{step}");
+            take(tables, step);
+        }
+        Step::SetRuleset(_) | Step::DelRoute(_) => {
+            take(tables, step);
+        }
     }
 }
 

@@ -6,9 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::desired::Desired;
-use crate::layout::{
-    Device, Nexthop, Route, RouteKey, Setting, TABLE_HOSTS, TABLE_OVERLAY, Tables, Target,
-};
+use crate::layout::{Device, Nexthop, Route, RouteKey, Setting, Tables, Target, is_own_table};
 use crate::resolve::{is_known, resolve};
 use crate::step::Step;
 
@@ -20,7 +18,8 @@ pub(crate) fn plan(desired: &Desired, found: &Tables) -> Vec<Step> {
         remade.clear();
     }
     // What goes away with a device that is made anew is to be set again in the same pass.
-    let found = &without(found, &remade);
+    let left = (!remade.is_empty()).then(|| without(found, &remade));
+    let found = left.as_ref().unwrap_or(found);
     let wanted = resolve(desired, found);
     set_devices(&mut steps, &wanted, found, &remade);
     set_ruleset(&mut steps, desired, found);
@@ -43,9 +42,6 @@ fn remade(desired: &Desired, found: &Tables) -> BTreeSet<String> {
 /// What is left when these devices are gone: the kernel takes along what is on them, and what leads by them.
 pub(crate) fn without(found: &Tables, devices: &BTreeSet<String>) -> Tables {
     let mut left = found.clone();
-    if devices.is_empty() {
-        return left;
-    }
     left.devices.retain(|name, _| !devices.contains(name));
     left.addresses.retain(|address| !devices.contains(&address.device));
     left.fdb.retain(|entry| !devices.contains(&entry.device));
@@ -104,8 +100,9 @@ fn set_devices(steps: &mut Vec<Step>, wanted: &Tables, found: &Tables, remade: &
     }
     for (name, veth) in &wanted.veths {
         let now = found.veths.get(name);
-        if let Some(now) = now.filter(|now| now.group != veth.group) {
-            let (mtu, group, up) = (None, Some(veth.group), veth.up && !now.up);
+        if let Some(now) = now.filter(|now| *now != veth) {
+            let (mtu, up) = (None, veth.up && !now.up);
+            let group = (now.group != veth.group).then_some(veth.group);
             steps.push(Step::ChangeDevice { name: name.clone(), mtu, group, up });
         }
     }
@@ -213,7 +210,7 @@ fn surplus_routes<'a>(
     };
     found.routes.iter().filter(move |route| {
         let replaced = keys.contains(&route.key) && count.get(&route.key) == Some(&1);
-        let ours = matches!(route.key.table, TABLE_OVERLAY | TABLE_HOSTS);
+        let ours = is_own_table(route.key.table);
         ours && !wanted.routes.contains(*route) && !replaced && !stranger(route)
     })
 }

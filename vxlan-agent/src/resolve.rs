@@ -10,8 +10,7 @@ use limpet_net_types::{Prefix, host_prefix, stable_hash};
 
 use crate::desired::{Container, Desired, Way, device_settings};
 use crate::layout::{
-    FoundNexthop, GROUP_OF_THE_SEVERED, Hop, Nexthop, Route, RouteKey, TABLE_HOSTS, TABLE_OVERLAY,
-    Tables, Target, Veth,
+    FoundNexthop, Hop, Nexthop, Route, RouteKey, TABLE_HOSTS, TABLE_OVERLAY, Tables, Target, Veth,
 };
 
 /// The numbers of limpet's nexthop objects are `0x4c000000` to `0x4cffffff`.
@@ -51,15 +50,14 @@ pub(crate) fn resolve(desired: &Desired, found: &Tables) -> Tables {
     wanted.nexthops = numbers.wanted;
     for (name, veth) in &mut wanted.veths {
         if let Some(container) = desired.containers.get(name).filter(|c| veth.is(c.uid)) {
-            // One that was severed and is this container's again, by the store's word, comes back.
-            veth.up |= veth.group == GROUP_OF_THE_SEVERED;
+            // Also one that was severed and is this container's again, by the store's word. The plugin buries what it
+            // sets down in the same message.
+            veth.up = true;
             veth.group = container.group;
-            if veth.up {
-                let forwarding = desired.forwarding.as_ref();
-                let settings = forwarding.map(|way| device_settings(name, way));
-                wanted.settings.extend(settings.unwrap_or_default());
-                add_container(&mut routes, &mut wanted.neighbours, (name, container));
-            }
+            let forwarding = desired.forwarding.as_ref();
+            let settings = forwarding.map(|way| device_settings(name, way));
+            wanted.settings.extend(settings.unwrap_or_default());
+            add_container(&mut routes, &mut wanted.neighbours, (name, container));
         }
     }
     wanted.routes = routes.into_values().collect();

@@ -35,9 +35,8 @@ pub(crate) fn take_links(tables: &mut Tables, seen: &Seen) {
             let device =
                 Device { vxlan: found_vxlan(link), mtu: link.mtu, group: link.group, up: link.up };
             tables.devices.insert(link.name.clone(), device);
-        } else if is_veth_name(&link.name) && matches!(link.kind, LinkKind::Veth(_)) {
-            let uid = link.alias.as_deref().and_then(|alias| alias.parse().ok());
-            tables.veths.insert(link.name.clone(), Veth { uid, group: link.group, up: link.up });
+        } else if let Some(veth) = veth_of(link) {
+            tables.veths.insert(link.name.clone(), veth);
         }
     }
     let names = seen.names();
@@ -48,6 +47,13 @@ pub(crate) fn take_links(tables: &mut Tables, seen: &Seen) {
             tables.addresses.insert(Address { device, ip: address, length });
         }
     }
+}
+
+/// The host's end of a container's veth pair, if a device is one.
+pub(crate) fn veth_of(link: &Link) -> Option<Veth> {
+    let veth = is_veth_name(&link.name) && matches!(link.kind, LinkKind::Veth(_));
+    let uid = link.alias.as_deref().and_then(|alias| alias.parse().ok());
+    veth.then_some(Veth { uid, group: link.group, up: link.up })
 }
 
 fn found_vxlan(link: &Link) -> Option<Vxlan> {

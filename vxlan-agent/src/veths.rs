@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_device_that_limits_is_buried_when_its_container_is_gone_and_never_before() {
-        let veth = || LinkKind::Veth(limpet_rtnl::Veth { peer: 8, peer_elsewhere: true });
+        let veth = || LinkKind::Veth(limpet_rtnl::Veth { peer: 8, peer_netns: Some(0) });
         let ifb = || LinkKind::Other("ifb".to_owned());
         let end = |alias| link("lc0123456789a", veth(), alias);
         let shaper = |alias| link("lb0123456789a", ifb(), alias);

@@ -28,11 +28,14 @@
 //! runs: open one in each ([`Socket::open_in`]) and work from outside.
 
 mod address;
+mod elsewhere;
+mod filter_monitor;
 mod link;
 mod message;
 mod monitor;
 mod neighbour;
 mod netns;
+mod news;
 mod nexthop;
 mod request;
 mod route;
@@ -44,10 +47,13 @@ mod tables;
 mod wire;
 
 pub use address::{Address, FoundAddress, Scope};
+pub use elsewhere::{ElsewhereEvent, ElsewhereMonitor};
+pub use filter_monitor::FilterMonitor;
 pub use link::{Link, LinkChange, LinkKind, NewVeth, NewVxlan, Veth, VethPeer, Vxlan};
-pub use monitor::{Change, Event, FilterMonitor, Monitor, MonitorError, Table};
+pub use monitor::{Monitor, MonitorError};
 pub use neighbour::{FdbEntry, FoundNeighbour, Neighbour};
 pub use netns::{Netns, NetnsError};
+pub use news::{Change, Entry, Event, Table};
 pub use nexthop::{Member, Nexthop, NexthopKind, Resilient};
 pub use request::Request;
 pub use route::{Route, RouteFilter, RouteTarget};

@@ -74,8 +74,8 @@ pub enum LinkKind {
 pub struct Veth {
     /// The index of the other end, in its own namespace.
     pub peer: u32,
-    /// Whether the other end is in another namespace.
-    pub peer_elsewhere: bool,
+    /// The number here of the namespace that the other end is in; none where it is this one.
+    pub peer_netns: Option<u32>,
 }
 
 /// What makes a VXLAN device what it is, none of which can be changed while it lives.
@@ -269,7 +269,7 @@ impl Link {
             carrier: flags & IFF_LOWER_UP != 0,
             kind: LinkKind::Other(String::new()),
         };
-        let (mut peer, mut info) = (Veth { peer: 0, peer_elsewhere: false }, None);
+        let (mut peer, mut info) = (Veth { peer: 0, peer_netns: None }, None);
         for attribute in Attributes(rest) {
             match attribute? {
                 (IFLA_IFNAME, value) => link.name = text_of(value),
@@ -280,7 +280,7 @@ impl Link {
                 (IFLA_GROUP, value) => link.group = u32_of(value)?,
                 (IFLA_IFALIAS, value) => link.alias = Some(text_of(value)),
                 (IFLA_LINK, value) => peer.peer = u32_of(value)?,
-                (IFLA_LINK_NETNSID, _) => peer.peer_elsewhere = true,
+                (IFLA_LINK_NETNSID, value) => peer.peer_netns = Some(u32_of(value)?),
                 (IFLA_LINKINFO, value) => info = Some(value),
                 _ => {}
             }

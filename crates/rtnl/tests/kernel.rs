@@ -167,7 +167,7 @@ async fn a_veth_pair_has_its_peer_in_the_other_namespace_from_the_start() {
     assert_eq!(link.alias.as_deref(), Some("uid"));
     assert!(link.up && link.carrier);
     let LinkKind::Veth(veth) = link.kind else { panic!("{link:?}") };
-    assert!(veth.peer_elsewhere);
+    assert!(veth.peer_netns.is_some());
     let seen = &container.json("ip link show b")[0];
     assert_eq!(seen["ifindex"], b);
     assert_eq!((&seen["address"], &seen["mtu"]), (&"02:4c:00:00:00:02".into(), &1450.into()));
