@@ -50,12 +50,13 @@ pub(crate) fn stopping() {
 /// Ready is who serves the plugin and has made the kernel right once, by the controller's word or by what is on disk.
 async fn tell_when_ready(agent: &Agent) {
     let mut passes = agent.passes.subscribe();
-    match timeout(READY_LIMIT, passes.wait_for(|pass| pass.count > 0)).await {
-        Ok(_) => info!("ready"),
-        Err(_) => warn!(
+    if timeout(READY_LIMIT, passes.wait_for(|pass| pass.count > 0)).await.is_ok() {
+        info!("ready");
+    } else {
+        warn!(
             waited = ?READY_LIMIT, why = standing(agent).to_string(),
             "ready, with the kernel as it was: what waits for this host is not held up longer"
-        ),
+        );
     }
     notify(&[NotifyState::Ready]);
 }
@@ -113,10 +114,11 @@ impl std::fmt::Display for Standing {
             (None, Some(revision)) => format!("joined, knows revision {revision}"),
             (None, None) => "joined, knows nothing yet".to_owned(),
         };
-        words += &match self.attachments {
+        let attachments = match self.attachments {
             1 => ", 1 attachment".to_owned(),
             number => format!(", {number} attachments"),
         };
+        words += &attachments;
         words += match (self.passed, self.problems.as_slice()) {
             (false, []) => ", the kernel is as it was",
             (true, []) => ", the kernel is right",
@@ -126,7 +128,8 @@ impl std::fmt::Display for Standing {
         words += &self.problems.join("; ");
         let mut line: String = words.chars().filter(|c| !c.is_control()).collect();
         if line.len() > LONGEST {
-            line.truncate(line.floor_char_boundary(LONGEST));
+            let end = (0..=LONGEST).rev().find(|&at| line.is_char_boundary(at)).unwrap_or(0);
+            line.truncate(end);
             line += "...";
         }
         f.write_str(&line)

@@ -18,7 +18,7 @@ fn joined(host: &Host, first: &Path, others: &[&Path]) -> Agent {
     let others: Vec<String> =
         others.iter().map(|path| format!("unix:{}", path.display())).collect();
     let agent = Agent::start(host, first, &format!("--controller {}", others.join(",")));
-    wait_until("the agent is ready", || agent.log().contains("limpet_agent: ready"));
+    wait_until("the agent is ready", || agent.log().contains("limpet_agent::service: ready"));
     agent
 }
 

@@ -36,7 +36,7 @@ fn routes(host: &Host, family: &str, table: u32) -> Vec<String> {
 /// Starts an agent and waits until the kernel is as it should be.
 fn joined(host: &Host, fake: &Fake) -> Agent {
     let agent = Agent::start(host, &fake.path, "");
-    wait_until("the agent is ready", || agent.log().contains("limpet_agent: ready"));
+    wait_until("the agent is ready", || agent.log().contains("limpet_agent::service: ready"));
     agent
 }
 
@@ -229,7 +229,7 @@ async fn a_host_with_an_ipv6_underlay_and_a_second_network_is_laid_out() {
     cluster.blocks.push(block("stores", "q4", "10.40.0.64/27", "node-b"));
     let fake = Fake::start(&on.dir, cluster);
     let agent = Agent::start(&on, &fake.path, "--underlay 2001:db8::1");
-    wait_until("the agent is ready", || agent.log().contains("limpet_agent: ready"));
+    wait_until("the agent is ready", || agent.log().contains("limpet_agent::service: ready"));
     for (device, id) in [("limpet1", 100), ("limpet2", 200)] {
         let link = &on.json(&format!("ip -j -d link show {device}"))[0];
         assert_eq!(link["mtu"], 1430);
@@ -246,7 +246,7 @@ async fn a_host_with_an_ipv6_underlay_and_a_second_network_is_laid_out() {
     agent.kill();
     std::fs::write(on.path("agent.log"), "").unwrap();
     let agent = Agent::start(&on, &fake.path, "--underlay 2001:db8::1");
-    wait_until("the agent is ready", || agent.log().contains("limpet_agent: ready"));
+    wait_until("the agent is ready", || agent.log().contains("limpet_agent::service: ready"));
     assert!(!agent.log().contains("making the kernel right"), "a second pass finds it right");
 }
 

@@ -25,7 +25,7 @@ fn joined(host: &Host, fake: &Fake) -> Agent {
 /// Waits until the agent, started so often, is ready.
 fn ready(agent: &Agent, times: usize) {
     wait_until("the agent is ready", || {
-        agent.log().matches("limpet_agent: ready").count() == times
+        agent.log().matches("limpet_agent::service: ready").count() == times
     });
 }
 

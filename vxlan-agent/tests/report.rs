@@ -32,7 +32,7 @@ async fn a_host_says_where_it_differs_and_repairs_when_it_is_told_to() {
     std::fs::write(on.path("boot-id"), format!("{}\n", Token::from_bits(77))).unwrap();
     let fake = Fake::start(&on.dir, small());
     let agent = Agent::start(&on, &fake.path, "");
-    wait_until("the agent is ready", || agent.log().contains("limpet_agent: ready"));
+    wait_until("the agent is ready", || agent.log().contains("limpet_agent::service: ready"));
     let right = ask(&fake, 1, false);
     assert_eq!((kinds(&right), right.more), (vec![], 0));
     assert!(right.revision >= 11, "{}", right.revision);
@@ -70,7 +70,7 @@ async fn what_comes_and_goes_is_no_difference() {
     let on = Host::new();
     let fake = Fake::start(&on.dir, small());
     let agent = Agent::start(&on, &fake.path, "");
-    wait_until("the agent is ready", || agent.log().contains("limpet_agent: ready"));
+    wait_until("the agent is ready", || agent.log().contains("limpet_agent::service: ready"));
     // An ADD whose plugin is still at work.
     let wanted = Wanted { netns: LIVE.to_owned(), ..Wanted::default() };
     let mut plugin = agent.connect().await;

@@ -40,7 +40,7 @@ async fn one_change_among_two_thousand_hosts_takes_a_moment() {
     let on = Host::new();
     let fake = Fake::start(&on.dir, large());
     let agent = Agent::start(&on, &fake.path, "--log info");
-    wait_until("the agent is ready", || agent.log().contains("limpet_agent: ready"));
+    wait_until("the agent is ready", || agent.log().contains("limpet_agent::service: ready"));
     let lines = |command: &str| on.sh(command).lines().count();
     let hosts = usize::from(HOSTS);
     assert_eq!(lines("bridge fdb show dev limpet1"), hosts + 2);

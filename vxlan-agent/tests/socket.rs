@@ -21,7 +21,7 @@ const ETH0: &str = "/v1/attachments/pods/c1/eth0";
 
 fn joined(host: &Host, fake: &Fake) -> Agent {
     let agent = Agent::start(host, &fake.path, "");
-    wait_until("the agent is ready", || agent.log().contains("limpet_agent: ready"));
+    wait_until("the agent is ready", || agent.log().contains("limpet_agent::service: ready"));
     agent
 }
 
@@ -278,9 +278,9 @@ async fn a_host_that_is_refused_says_why_and_tries_on() {
     let readiness: Readiness = agent.get("/v1/readiness/pods").await.unwrap();
     assert_eq!(readiness.problems[0].error.code, ErrorCode::NotJoined);
     assert_eq!(agent.log().matches("cannot join").count(), 1, "once per reason");
-    assert!(!agent.log().contains("limpet_agent: ready"));
+    assert!(!agent.log().contains("limpet_agent::service: ready"));
     fake.book().instead.clear();
-    wait_until("it joins at last", || agent.log().contains("limpet_agent: ready"));
+    wait_until("it joins at last", || agent.log().contains("limpet_agent::service: ready"));
     agent.call::<Attach>(&put(ETH0)).await.unwrap();
 }
 
