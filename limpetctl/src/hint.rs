@@ -80,7 +80,7 @@ fn of_code(code: ErrorCode) -> Option<&'static str> {
         E::Immutable => "create another one beside it, move over, and delete this one",
         E::VniTaken => "leave --vni out, and the smallest free one is taken",
         E::NetworksFull => "delete a network that is not used any more",
-        E::NetworkInUse => "delete its pools first: limpetctl pool --network <name>",
+        E::NetworkInUse => "see what it has and who names it: limpetctl network show <name>",
         E::PoolInUse => {
             "drain it first: limpetctl pool drain <name> says who still has addresses; then release what \
              nobody holds: limpetctl reservation release --pool <name>"
@@ -93,6 +93,10 @@ fn of_code(code: ErrorCode) -> Option<&'static str> {
         E::HostAlive => "see when it was heard of: limpetctl host show <name>",
         E::HostSilent => "see whether the host's agent is alive: limpetctl host show <name>",
         E::PoolOverlaps => "see all ranges: limpetctl pool",
+        E::SpacesOverlap => {
+            "see what a host is a member of: limpetctl host show <name>; change it: limpetctl host set <name> --networks"
+        }
+        E::HostNotMember => "see what it is a member of: limpetctl host show <name>",
         E::PoolContainsHost => {
             "see all hosts' addresses: limpetctl host; take a range that no machine and no gateway's \
              network uses, or split this one into pools around them"

@@ -138,6 +138,8 @@ codes! {
 
     /// The pool has addresses in common with another pool.
     PoolOverlaps = "pool-overlaps", 409;
+    /// The pool has addresses in common with another address space's, and a host would be a member of both.
+    SpacesOverlap = "spaces-overlap", 409;
     /// The pool contains an address of a host, or a prefix behind a gateway.
     PoolContainsHost = "pool-contains-host", 409;
     /// The pool's exclusions leave no address to give.
@@ -168,6 +170,8 @@ codes! {
     HostAddressConflict = "host-address-conflict", 409;
     /// The session is over: a newer one was opened for this host.
     SessionLost = "session-lost", 409;
+    /// The host is not a member of the network.
+    HostNotMember = "host-not-member", 409;
     /// The host has not the role for what it asks.
     RoleMissing = "role-missing", 403;
 

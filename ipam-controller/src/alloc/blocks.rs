@@ -43,7 +43,10 @@ fn stay_quiet(state: &State, draft: &mut Draft, block: &Block) {
 
 fn is_idle(state: &State, block: &BlockEntry) -> bool {
     let Block { pool: name, network, prefix, host } = &block.record;
-    if state.host(host).is_none() {
+    let is_member = state.host(host).is_some_and(|host| {
+        state.network(network).is_none_or(|network| host.record.is_member_of(&network.record))
+    });
+    if !is_member {
         return true;
     }
     let Some(pool) = state.pool(name).filter(|_| block.taken == 0) else { return false };

@@ -24,6 +24,7 @@ use super::{Outcome, Patience, full, pick, quota, takeover};
 use crate::draft::{Decision, Draft, refuse};
 use crate::keys::Subject;
 use crate::records::{Alive, Owner, Slot};
+use crate::rules::spaces::not_member;
 use crate::state::{Entry, PoolEntry, State, is_of, reservation_key};
 
 /// What a claim is given.
@@ -53,6 +54,9 @@ pub(crate) fn claim(
             let text = format!("there is no network {}", key.network);
             return refuse(ErrorCode::NetworkNotFound, text);
         };
+        if !host.record.is_member_of(&network.record) {
+            return Err(not_member(state, &host.record, &network.record));
+        }
         let claimant = Claimant {
             state,
             key,

@@ -6,9 +6,8 @@ use limpet_api::{ApiError, ErrorCode};
 use limpet_net_types::{HostName, Mac};
 use serde_json::json;
 
-use super::pools::pool_with;
 use super::sessions::Liveness;
-use super::silence;
+use super::{silence, spaces};
 use crate::alloc::release::is_down;
 use crate::draft::{Decision, Draft, refuse};
 use crate::keys::{Subject, attachments_of};
@@ -34,6 +33,7 @@ pub(crate) fn create(state: &State, name: &HostName, spec: &HostSpec) -> Decisio
             );
             return refuse(ErrorCode::HostExists, text);
         }
+        spaces::memberships(state, None, &host)?;
         may_be(state, &host)?;
         draft.change_config(state);
         draft.put(&Subject::Host(name.clone()), &host);
@@ -76,7 +76,13 @@ pub(crate) fn change(
                 format!("host {name} still has attachments, of container {container} at least");
             return refuse(ErrorCode::HostInUse, text);
         }
-        if before.is(Role::Node) && !host.is(Role::Node) {
+        if host.networks != before.networks {
+            spaces::memberships(state, Some(before), &host)?;
+            let on_link = state.session(name).map(|session| &session.record.on_link);
+            spaces::links_have_no_pool(state, &host, on_link.into_iter().flatten())?;
+        }
+        let gives_up_some = host.networks != before.networks;
+        if gives_up_some || (before.is(Role::Node) && !host.is(Role::Node)) {
             has_none_more(state, draft, name);
         }
         may_be(state, &host)?;
@@ -202,13 +208,7 @@ pub(super) fn may_be(state: &State, host: &Host) -> Result<(), ApiError> {
         );
         return refuse(ErrorCode::Invalid, text);
     }
-    if let Some((pool, found)) = pool_with(state, host) {
-        let (pool, range) = (&pool.name, pool.range);
-        let text = format!("{found} of host {name} is inside {range} of pool {pool}");
-        return Err(ApiError::new(ErrorCode::HostAddressConflict, text)
-            .with_details(json!({ "host": name, "pool": pool, "found": found })));
-    }
-    Ok(())
+    spaces::can_be_in(state, host)
 }
 
 #[cfg(test)]

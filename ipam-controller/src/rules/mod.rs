@@ -12,3 +12,4 @@ pub(crate) mod reports;
 pub(crate) mod resize;
 pub(crate) mod sessions;
 pub(crate) mod silence;
+pub(crate) mod spaces;

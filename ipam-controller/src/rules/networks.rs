@@ -7,10 +7,14 @@ use limpet_api::{ApiError, ErrorCode};
 use limpet_net_types::{NetworkIndex, NetworkName, Vni};
 use serde_json::json;
 
+use super::spaces;
 use crate::draft::{Decision, Draft, refuse};
 use crate::keys::Subject;
 use crate::state::{Entry, State};
 use crate::store::Revision;
+
+/// How many hosts the details of an error name.
+const NAMED: usize = 20;
 
 /// Decides the creation of a network.
 pub(crate) fn create(
@@ -53,6 +57,7 @@ pub(crate) fn change(
         let mut record = entry.record.clone();
         change.mtu.apply(&mut record.mtu);
         if let Some(allow) = &change.allow {
+            can_allow(state, &record, allow)?;
             record.allow.clone_from(allow);
         }
         if record == entry.record {
@@ -75,11 +80,61 @@ pub(crate) fn delete(state: &State, name: &NetworkName) -> Decision<()> {
             return Err(ApiError::new(ErrorCode::NetworkInUse, text)
                 .with_details(json!({ "pools": pools })));
         }
+        is_unnamed(state, name)?;
         draft.change_config(state);
         draft.delete(&Subject::Network(name.clone()));
         draft.delete(&Subject::MacChoice(name.clone()));
         Ok(())
     })
+}
+
+/// Checks that the containers of other networks can be let into a network: an address means the same to both.
+fn can_allow(
+    state: &State,
+    network: &Network,
+    allow: &BTreeSet<NetworkName>,
+) -> Result<(), ApiError> {
+    let name = &network.name;
+    for from in allow.difference(&network.allow) {
+        if from == name {
+            let text = format!("network {name} is open to itself as it is");
+            return refuse(ErrorCode::Invalid, text);
+        }
+        let Some(other) = state.network(from) else {
+            return refuse(ErrorCode::NetworkNotFound, format!("there is no network {from}"));
+        };
+        for closed in [network, &other.record].into_iter().filter(|network| network.own_space) {
+            let text = format!(
+                "network {from} cannot be allowed into network {name}: network {} has {}, and only \
+                 networks of one space can be opened to each other",
+                closed.name,
+                spaces::words(true)
+            );
+            return refuse(ErrorCode::Invalid, text);
+        }
+    }
+    Ok(())
+}
+
+/// Refuses while hosts or other networks name a network: a later one of its name is not what was meant.
+fn is_unnamed(state: &State, name: &NetworkName) -> Result<(), ApiError> {
+    let (hosts, networks) = spaces::named_by(state, name);
+    let text = if let Some(into) = networks.first() {
+        format!(
+            "network {name} is allowed into network {into}: limpetctl network deny {name} {into}"
+        )
+    } else if let Some(host) = hosts.first() {
+        let count = hosts.len();
+        format!(
+            "{count} hosts are said to be members of network {name}, host {host} at least: limpetctl \
+             host set {host} --networks <the others>, or --all-networks"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(ApiError::new(ErrorCode::NetworkInUse, text).with_details(
+        json!({ "allowed-into": networks, "hosts": hosts.get(..NAMED).unwrap_or(&hosts) }),
+    ))
 }
 
 fn found<'a>(
@@ -104,15 +159,10 @@ fn same(existing: &Entry<Network>, spec: &NetworkSpec) -> Result<Entry<Network>,
         return Ok(existing.clone());
     }
     let mtu = mtu.map_or("of each host's underlay".to_owned(), |mtu| mtu.to_string());
-    let space = space(*own_space);
+    let space = spaces::words(*own_space);
     let text =
         format!("network {name} exists with VNI {vni}, MTU {mtu}, UDP port {port} and {space}");
     refuse(ErrorCode::NetworkExists, text)
-}
-
-/// The address space of a network, in words.
-pub(super) fn space(own_space: bool) -> &'static str {
-    if own_space { "an address space of its own" } else { "the shared address space" }
 }
 
 fn vni(state: &State, asked: Option<Vni>) -> Result<Vni, ApiError> {

@@ -1,16 +1,15 @@
-//! Pure: pools: no two share an address, none has a host's address, each can give some.
+//! Pure: pools: no two of one address space share an address, none has a host's address, each can give some.
 
 use std::net::IpAddr;
 
 use limpet_api::config::{
-    DEFAULT_BLOCK_SIZE, DEFAULT_COOLDOWN, DEFAULT_RETENTION, DEFAULT_TAKEOVER_AFTER, Host, Pool,
+    DEFAULT_BLOCK_SIZE, DEFAULT_COOLDOWN, DEFAULT_RETENTION, DEFAULT_TAKEOVER_AFTER, Pool,
     PoolChange, PoolSpec, PoolState,
 };
 use limpet_api::{ApiError, ErrorCode};
-use limpet_net_types::{Family, PoolName, Prefix, Range};
-use serde_json::json;
+use limpet_net_types::{Family, PoolName, Range};
 
-use super::resize::lose;
+use super::{resize::lose, spaces};
 use crate::draft::{Decision, Draft, refuse};
 use crate::givable::Givable;
 use crate::keys::Subject;
@@ -37,10 +36,10 @@ pub(crate) fn create(state: &State, name: &PoolName, spec: &PoolSpec) -> Decisio
     Decision::make(|draft| {
         let network = state.network(&spec.network);
         draft.rely(&Subject::Network(spec.network.clone()), network);
-        if network.is_none() {
+        let Some(network) = network else {
             let text = format!("there is no network {}", spec.network);
             return refuse(ErrorCode::NetworkNotFound, text);
-        }
+        };
         let existing = state.pool(name);
         draft.rely_on(&Subject::Pool(name.clone()), existing.map(|pool| pool.revision));
         let pool = wanted(name, spec);
@@ -50,8 +49,7 @@ pub(crate) fn create(state: &State, name: &PoolName, spec: &PoolSpec) -> Decisio
         usable(pool.range)?;
         block_size(&pool, spec)?;
         gives(&pool)?;
-        overlaps(state, &pool)?;
-        holds_no_host(state, pool.range, name)?;
+        spaces::can_have(state, &network.record, &pool)?;
         draft.change_config(state);
         draft.put(&Subject::Pool(name.clone()), &pool);
         Ok(Entry { record: pool, revision: Revision::OWN })
@@ -102,8 +100,8 @@ fn can_be(state: &State, before: &Pool, pool: &Pool) -> Result<(), ApiError> {
     }
     usable(*range)?;
     fits(pool)?;
-    overlaps(state, pool)?;
-    holds_no_host(state, *range, name)
+    let Some(network) = state.network(&pool.network) else { return Ok(()) };
+    spaces::can_have(state, &network.record, pool)
 }
 
 /// Decides the removal of a pool, with its blocks and what is left of addresses given back.
@@ -213,62 +211,6 @@ fn gives(pool: &Pool) -> Result<(), ApiError> {
         return refuse(ErrorCode::PoolEmpty, text);
     }
     Ok(())
-}
-
-/// All networks share one address space, so an address of two pools would be in two places.
-fn overlaps(state: &State, pool: &Pool) -> Result<(), ApiError> {
-    let mut others = state.pools().filter(|other| other.record.name != pool.name);
-    let Some(other) = others.find(|other| other.record.range.overlaps(pool.range)) else {
-        return Ok(());
-    };
-    let Pool { name, network, range, .. } = &other.record;
-    let text = format!(
-        "{} has addresses in common with {range} of pool {name} in network {network}",
-        pool.range
-    );
-    Err(ApiError::new(ErrorCode::PoolOverlaps, text)
-        .with_details(json!({ "pool": name, "network": network, "range": range })))
-}
-
-fn holds_no_host(state: &State, range: Range, name: &PoolName) -> Result<(), ApiError> {
-    for host in state.hosts() {
-        if let Some(found) = conflict(range, &host.record) {
-            let host = &host.record.name;
-            let text = format!("{range} of pool {name} contains {found} of host {host}");
-            return Err(ApiError::new(ErrorCode::PoolContainsHost, text)
-                .with_details(json!({ "host": host, "found": found })));
-        }
-    }
-    for (host, session) in state.sessions() {
-        let on_link = &session.record.on_link;
-        if let Some(found) = on_link.iter().find(|on_link| on_link.range().overlaps(range)) {
-            let text = format!(
-                "{range} of pool {name} has addresses in common with {found}, which is on a link of \
-                 host {host}"
-            );
-            return Err(ApiError::new(ErrorCode::PoolContainsHost, text)
-                .with_details(json!({ "host": host, "found": found })));
-        }
-    }
-    Ok(())
-}
-
-/// Returns what of a host lies in a range: an address of its own, or a prefix behind it.
-///
-/// A prefix that is larger than the range is none: hosts pass over it for what is a pool's.
-fn conflict(range: Range, host: &Host) -> Option<String> {
-    let own = |address: &&IpAddr| range.contains(**address);
-    let behind = |prefix: &&Prefix| range.covers(prefix.range());
-    let underlay = host.underlay.iter().find(own).map(|a| format!("underlay address {a}"));
-    underlay
-        .or_else(|| host.addresses.iter().find(own).map(|a| format!("address {a}")))
-        .or_else(|| host.external.iter().find(behind).map(|p| format!("external prefix {p}")))
-}
-
-/// Returns the pool that has an address or prefix of a host, and which that is.
-pub(super) fn pool_with<'a>(state: &'a State, host: &Host) -> Option<(&'a Pool, String)> {
-    let mut pools = state.pools().map(|pool| &pool.record);
-    pools.find_map(|pool| Some((pool, conflict(pool.range, host)?)))
 }
 
 /// Returns whether an address can be a host's: one that others can send to.

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::hosts::{self, may_be, new};
 use super::pools::is_host_address;
 use super::silence::answer_for;
+use super::spaces;
 use crate::alloc::claim::session;
 use crate::draft::{Decision, Draft, refuse};
 use crate::keys::Subject;
@@ -69,7 +70,8 @@ pub(crate) fn open(
         };
         let host = joined(state, draft, name, request)?;
         if before.map(|before| &before.record.on_link) != Some(&request.on_link) {
-            links_have_no_pool(state, name, request)?;
+            links_are_few(name, request)?;
+            spaces::links_have_no_pool(state, &host, request.on_link.iter())?;
             draft.change_config(state);
         }
         let alive = Alive {
@@ -243,12 +245,7 @@ fn joined(
     Ok(host)
 }
 
-/// A pool on a host's own link would have two meanings there: this container, and that neighbour.
-fn links_have_no_pool(
-    state: &State,
-    name: &HostName,
-    request: &SessionRequest,
-) -> Result<(), ApiError> {
+fn links_are_few(name: &HostName, request: &SessionRequest) -> Result<(), ApiError> {
     let count = request.on_link.len();
     if count > MOST_ADDRESSES {
         let text = format!(
@@ -256,18 +253,7 @@ fn links_have_no_pool(
         );
         return refuse(ErrorCode::Invalid, text);
     }
-    let mut pools = state.pools().map(|pool| &pool.record);
-    let shared = pools.find_map(|pool| {
-        let on_link = &request.on_link;
-        Some((pool, on_link.iter().find(|on_link| on_link.range().overlaps(pool.range))?))
-    });
-    let Some((pool, found)) = shared else { return Ok(()) };
-    let (pool, range) = (&pool.name, pool.range);
-    let text = format!(
-        "{found}, which is on a link of host {name}, has addresses in common with {range} of pool {pool}"
-    );
-    Err(ApiError::new(ErrorCode::HostAddressConflict, text)
-        .with_details(json!({ "host": name, "pool": pool, "found": found })))
+    Ok(())
 }
 
 /// Returns the addresses at which the host can be reached, which no other host has.
