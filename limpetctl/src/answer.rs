@@ -22,6 +22,13 @@ pub(crate) struct Answer<T> {
 /// All records of a kind.
 pub(crate) type Answers<T> = Listing<Answer<T>>;
 
+impl<T> Answer<T> {
+    /// The revision that the controller gave with the record; 0 if it gave none.
+    pub(crate) fn revision(&self) -> limpet_api::Revision {
+        self.json.get("revision").and_then(Value::as_u64).unwrap_or_default()
+    }
+}
+
 impl<'de, T: DeserializeOwned> Deserialize<'de> for Answer<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let json = Value::deserialize(deserializer)?;

@@ -39,6 +39,12 @@ fn a_noun_alone_and_options_in_any_place_are_taken() {
         "pool create p --range 10.32.0.10..10.32.0.99 --exclude 10.32.0.11/32,10.32.0.12..10.32.0.13",
         "pool set p --priority -3 --state draining",
         "network set corp --mtu auto",
+        "network add lab --own-space",
+        "network allow lab corp",
+        "network deny lab corp --both",
+        "host create a --networks corp,lab",
+        "host set a --networks corp --networks lab",
+        "host set a --all-networks",
         "--timeout 1m --controller http://192.0.2.1:7600,http://[2001:db8::1]:7600 --plain-http host",
         "completion fish",
         "quota",
@@ -101,6 +107,9 @@ fn bad_numbers_and_addresses_say_what_would_be_right() {
         "[possible values: always, auto, never]",
     );
     refused("pool set p --no-select --select-name x", "cannot be used with");
+    refused("network allow corp", "<INTO>");
+    refused("host set a --networks corp --all-networks", "cannot be used with");
+    refused("host set a --networks Corp", "allowed are a-z, 0-9");
     refused("host create h --role router", "[possible values: node, member, gateway]");
     refused("host create h --label rack", "a label is written key=value");
     refused("host create h --external 192.0.2.1", "is not a prefix such as");

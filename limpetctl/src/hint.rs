@@ -80,7 +80,9 @@ fn of_code(code: ErrorCode) -> Option<&'static str> {
         E::Immutable => "create another one beside it, move over, and delete this one",
         E::VniTaken => "leave --vni out, and the smallest free one is taken",
         E::NetworksFull => "delete a network that is not used any more",
-        E::NetworkInUse => "see what it has and who names it: limpetctl network show <name>",
+        E::NetworkInUse => {
+            "what it has and who names it: limpetctl network delete <name>, without --yes"
+        }
         E::PoolInUse => {
             "drain it first: limpetctl pool drain <name> says who still has addresses; then release what \
              nobody holds: limpetctl reservation release --pool <name>"

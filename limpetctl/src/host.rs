@@ -5,10 +5,11 @@ use std::io::{self, Write};
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use limpet_api::Change;
 use limpet_api::book::{Attachment, Swept};
 use limpet_api::config::{Host, HostChange, HostSpec, HostStatus, Role};
 use limpet_api::paths;
-use limpet_net_types::{HostName, LabelKey, Prefix};
+use limpet_net_types::{HostName, LabelKey, NetworkName, Prefix};
 use serde_json::{Value, json};
 
 use crate::answer::{self, Answer, Answers};
@@ -65,9 +66,13 @@ struct Create {
     /// A prefix behind it, if it is a gateway; repeated or comma separated
     #[arg(long, value_delimiter = ',', value_name = "PREFIX")]
     external: Vec<Prefix>,
+    /// The networks that it is a member of; repeated or comma separated; all of the shared address space if left out
+    #[arg(long, value_delimiter = ',', value_name = "NETWORK")]
+    networks: Vec<NetworkName>,
 }
 
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 struct Set {
     /// The host
     name: HostName,
@@ -86,6 +91,12 @@ struct Set {
     /// No prefix is behind it any more
     #[arg(long, conflicts_with = "external")]
     no_external: bool,
+    /// The networks that it is a member of, in place of those before; repeated or comma separated
+    #[arg(long, value_delimiter = ',', value_name = "NETWORK")]
+    networks: Vec<NetworkName>,
+    /// It is a member of every network of the shared address space, also of those that are yet to be made
+    #[arg(long, conflicts_with = "networks")]
+    all_networks: bool,
     /// It was installed anew, or another machine is in its place: the next one that joins under its name is the
     /// host, and ends what the old one had. Refused while the host is alive
     #[arg(long)]
@@ -198,7 +209,7 @@ impl Create {
             roles: self.role.iter().copied().collect(),
             labels: self.label.iter().cloned().collect(),
             external: self.external.iter().copied().collect(),
-            ..HostSpec::default()
+            networks: (!self.networks.is_empty()).then(|| self.networks.iter().cloned().collect()),
         }
     }
 }
@@ -212,7 +223,11 @@ impl Set {
             labels: label.then(|| self.label.iter().cloned().collect()),
             external: external.then(|| self.external.iter().copied().collect()),
             reinstalled: self.reinstalled,
-            ..HostChange::default()
+            networks: match (self.all_networks, self.networks.is_empty()) {
+                (true, _) => Change::Clear,
+                (false, true) => Change::Keep,
+                (false, false) => Change::Set(self.networks.iter().cloned().collect()),
+            },
         }
     }
 }
@@ -271,10 +286,15 @@ fn facts(host: &Host) -> Vec<(&'static str, Option<String>)> {
         ("Roles", Some(table::list(&host.roles))),
         ("Labels", table::pairs(&host.labels)),
         ("External prefixes", table::some(&host.external)),
+        ("Networks", Some(networks(host))),
         ("Underlay", Some(table::or_none(host.underlay))),
         ("Addresses", table::some(&host.addresses)),
         ("VTEP MAC", Some(host.vtep_mac.to_string())),
     ]
+}
+
+fn networks(host: &Host) -> String {
+    host.networks.as_ref().map_or("all of the shared space".to_owned(), table::list)
 }
 
 #[cfg(test)]
@@ -291,7 +311,7 @@ mod tests {
                 "attachments": 0, "version": "0.1.0", "silent": "3d",
             },
             {
-                "name": "node-a", "roles": ["node"], "labels": {"rack": "r1", "zone": "eu"},
+                "name": "node-a", "roles": ["node"], "networks": ["corp", "guests"], "labels": {"rack": "r1", "zone": "eu"},
                 "vtep_mac": "02:00:00:00:00:02", "underlay": "2001:db8::2", "addresses": ["2001:db8::2"],
                 "alive": true, "last_seen": "2s", "attachments": 17, "version": "0.1.0\u{1b}[31m",
             },

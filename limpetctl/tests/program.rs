@@ -74,7 +74,9 @@ fn records_go_to_stdout_as_a_table_or_as_the_controllers_own_json() {
     for words in ["network", "networks list", "network list"] {
         let output = run(&controller.url, words);
         assert_exit(&output, 0);
-        assert_eq!(stdout(&output), "NAME  VNI  INDEX  MTU   PORT\ncorp  7    1      auto  4789\n");
+        let shown = "NAME  VNI  INDEX  MTU   PORT  SPACE   LETS IN\n\
+                     corp  7    1      auto  4789  shared  -\n";
+        assert_eq!(stdout(&output), shown);
         assert_eq!(stderr(&output), "");
     }
     let output = run(&controller.url, "network -o json");
@@ -93,6 +95,28 @@ fn what_is_created_is_put_under_its_name() {
         [
             r#"PUT /v1/networks/corp {"vni":7,"mtu":1400}"#,
             r#"PATCH /v1/networks/corp {"mtu":null}"#
+        ]
+    );
+}
+
+#[test]
+fn networks_are_opened_and_closed_without_reading_what_was_open_before() {
+    let controller = Fake::always(ok(&network("corp")));
+    assert_exit(&run(&controller.url, "network add corp --own-space"), 0);
+    let output = run(&controller.url, "network allow lab corp");
+    assert_exit(&output, 0);
+    assert!(stdout(&output).contains("corp  7"), "{}", stdout(&output));
+    let output = run(&controller.url, "network deny lab corp --both -o json");
+    assert_exit(&output, 0);
+    let both = json!({ "items": [network("corp"), network("corp")], "revision": 3 });
+    assert_eq!(serde_json::from_str::<Value>(stdout(&output)).unwrap(), both);
+    assert_eq!(
+        controller.asked(),
+        [
+            r#"PUT /v1/networks/corp {"own_space":true}"#,
+            r#"PATCH /v1/networks/corp {"also_allow":["lab"]}"#,
+            r#"PATCH /v1/networks/corp {"deny":["lab"]}"#,
+            r#"PATCH /v1/networks/lab {"deny":["corp"]}"#,
         ]
     );
 }
@@ -132,6 +156,8 @@ fn what_a_host_is_set_to_takes_the_place_of_what_was() {
         "host set h --role node --label a=b=c,d=",
         "host set h --no-label --no-external",
         "host set h --reinstalled",
+        "host set h --networks corp,lab",
+        "host set h --all-networks",
     ] {
         assert_exit(&run(&controller.url, words), 0);
     }
@@ -142,6 +168,8 @@ fn what_a_host_is_set_to_takes_the_place_of_what_was() {
             r#"PATCH /v1/hosts/h {"roles":["node"],"labels":{"a":"b=c","d":""}}"#,
             r#"PATCH /v1/hosts/h {"labels":{},"external":[]}"#,
             r#"PATCH /v1/hosts/h {"reinstalled":true}"#,
+            r#"PATCH /v1/hosts/h {"networks":["corp","lab"]}"#,
+            r#"PATCH /v1/hosts/h {"networks":null}"#,
         ]
     );
 }

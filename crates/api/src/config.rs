@@ -57,6 +57,12 @@ pub struct NetworkChange {
     /// The networks whose containers may open connections into this one, all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow: Option<BTreeSet<NetworkName>>,
+    /// Networks whose containers may do so besides.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub also_allow: BTreeSet<NetworkName>,
+    /// Networks whose containers may do so no longer.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub deny: BTreeSet<NetworkName>,
 }
 
 /// An overlay network.

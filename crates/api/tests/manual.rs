@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise, its helpers too")]
 
 use limpet_api::book::{Attachment, Released, Rename, Reservation, ReservationSpec, Swept};
-use limpet_api::config::{HostSpec, HostStatus, Network, NetworkSpec, PoolSpec, PoolUse};
+use limpet_api::config::{
+    HostSpec, HostStatus, Network, NetworkChange, NetworkSpec, PoolSpec, PoolUse,
+};
 use limpet_api::history::History;
 use limpet_api::holding::{Holding, PoolReleased};
 use limpet_api::host::{
@@ -53,6 +55,7 @@ fn every_example_is_of_the_type_that_it_names_and_has_no_field_besides() {
             "HostStatus" => written_again::<Versioned<HostStatus>>(text),
             "Listing" => written_again::<Listing<Value>>(text),
             "Network" => written_again::<Versioned<Network>>(text),
+            "NetworkChange" => written_again::<NetworkChange>(text),
             "NetworkSpec" => written_again::<NetworkSpec>(text),
             "PoolReleased" => written_again::<PoolReleased>(text),
             "PoolSpec" => written_again::<PoolSpec>(text),

@@ -78,8 +78,9 @@ pub(crate) fn change(
         }
         if host.networks != before.networks {
             spaces::memberships(state, Some(before), &host)?;
-            let on_link = state.session(name).map(|session| &session.record.on_link);
-            spaces::links_have_no_pool(state, &host, on_link.into_iter().flatten())?;
+            if let Some(session) = state.session(name) {
+                spaces::links_have_no_pool(state, &host, &session.record.on_link)?;
+            }
         }
         let gives_up_some = host.networks != before.networks;
         if gives_up_some || (before.is(Role::Node) && !host.is(Role::Node)) {

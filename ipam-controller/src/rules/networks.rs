@@ -56,10 +56,11 @@ pub(crate) fn change(
         let entry = found(state, draft, name)?;
         let mut record = entry.record.clone();
         change.mtu.apply(&mut record.mtu);
-        if let Some(allow) = &change.allow {
-            can_allow(state, &record, allow)?;
-            record.allow.clone_from(allow);
-        }
+        let allow = change.allow.as_ref().unwrap_or(&record.allow);
+        let allow = allow | &change.also_allow;
+        let allow = &allow - &change.deny;
+        can_allow(state, &record, &allow)?;
+        record.allow = allow;
         if record == entry.record {
             return Ok(entry.clone());
         }
@@ -103,7 +104,7 @@ fn can_allow(
         let Some(other) = state.network(from) else {
             return refuse(ErrorCode::NetworkNotFound, format!("there is no network {from}"));
         };
-        for closed in [network, &other.record].into_iter().filter(|network| network.own_space) {
+        if let Some(closed) = [network, &other.record].into_iter().find(|it| it.own_space) {
             let text = format!(
                 "network {from} cannot be allowed into network {name}: network {} has {}, and only \
                  networks of one space can be opened to each other",

@@ -71,7 +71,7 @@ pub(crate) fn open(
         let host = joined(state, draft, name, request)?;
         if before.map(|before| &before.record.on_link) != Some(&request.on_link) {
             links_are_few(name, request)?;
-            spaces::links_have_no_pool(state, &host, request.on_link.iter())?;
+            spaces::links_have_no_pool(state, &host, &request.on_link)?;
             draft.change_config(state);
         }
         let alive = Alive {

@@ -4,6 +4,7 @@
 //! spaces apart by their interfaces. It has nothing to tell its own packets apart by, nor those that come from
 //! behind a gateway: so the machines that joined for these, members and gateways, are in one space by any address.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use limpet_api::config::{Host, Network, Pool, Role};
@@ -98,11 +99,10 @@ fn holds_no_host(
     let concerned = |host: &&Host| !network.own_space || host.is_member_of(network);
     for host in state.hosts().map(|host| &host.record).filter(concerned) {
         let on_link = state.session(&host.name).map(|session| &session.record.on_link);
-        let on_link = on_link.into_iter().flatten().copied();
         let (found, text) = if let Some(found) = conflict(range, host) {
             let text = format!("{range} of pool {name} contains {found} of host {}", host.name);
             (found, text)
-        } else if let Some(found) = shared(range, on_link) {
+        } else if let Some(found) = on_link.and_then(|on_link| shared(range, on_link)) {
             let text = format!(
                 "{range} of pool {name} has addresses in common with {found}, which is on a link of \
                  host {}",
@@ -118,8 +118,8 @@ fn holds_no_host(
     Ok(())
 }
 
-fn shared(range: Range, mut on_link: impl Iterator<Item = Prefix>) -> Option<Prefix> {
-    on_link.find(|on_link| on_link.range().overlaps(range))
+fn shared(range: Range, on_link: &BTreeSet<Prefix>) -> Option<Prefix> {
+    on_link.iter().copied().find(|on_link| on_link.range().overlaps(range))
 }
 
 /// Returns what of a host lies in a range: an address of its own, or a prefix behind it.
@@ -170,14 +170,14 @@ pub(super) fn can_be_in(state: &State, host: &Host) -> Result<(), ApiError> {
 /// # Errors
 ///
 /// `host-address-conflict`, which names both.
-pub(super) fn links_have_no_pool<'a>(
+pub(super) fn links_have_no_pool(
     state: &State,
     host: &Host,
-    on_link: impl Iterator<Item = &'a Prefix> + Clone,
+    on_link: &BTreeSet<Prefix>,
 ) -> Result<(), ApiError> {
     let pools = state.pools().map(|pool| &pool.record);
     let mut pools = pools.filter(|pool| excludes(state, pool, host));
-    let found = pools.find_map(|pool| Some((pool, shared(pool.range, on_link.clone().copied())?)));
+    let found = pools.find_map(|pool| Some((pool, shared(pool.range, on_link)?)));
     let Some((pool, found)) = found else { return Ok(()) };
     let (name, pool, range) = (&host.name, &pool.name, pool.range);
     let text = format!(

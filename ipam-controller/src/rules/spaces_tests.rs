@@ -38,16 +38,16 @@ fn resize(sample: &mut Sample, pool: &str, range: &str) -> Result<(), ApiError> 
 
 fn set(sample: &mut Sample, host: &str, networks: &[&str]) -> Result<(), ApiError> {
     let networks = Change::Set(networks.iter().map(|network| name(network)).collect());
-    change(sample, host, HostChange { networks, ..HostChange::default() })
+    change(sample, host, &HostChange { networks, ..HostChange::default() })
 }
 
 fn roles(sample: &mut Sample, host: &str, roles: &[Role]) -> Result<(), ApiError> {
     let roles = Some(roles.iter().copied().collect());
-    change(sample, host, HostChange { roles, ..HostChange::default() })
+    change(sample, host, &HostChange { roles, ..HostChange::default() })
 }
 
-fn change(sample: &mut Sample, host: &str, change: HostChange) -> Result<(), ApiError> {
-    sample.decided(|state| hosts::change(state, &name(host), &change, Liveness::Alive)).map(drop)
+fn change(sample: &mut Sample, host: &str, change: &HostChange) -> Result<(), ApiError> {
+    sample.decided(|state| hosts::change(state, &name(host), change, Liveness::Alive)).map(drop)
 }
 
 fn allow(sample: &mut Sample, into: &str, from: &[&str]) -> Result<(), ApiError> {
@@ -135,22 +135,27 @@ fn a_host_leaves_a_network_when_nothing_of_it_is_attached_there_any_more() {
         )
     );
     assert_eq!(code(set(&mut sample, "a", &["blue", "none"])), ErrorCode::NetworkNotFound);
+    let idle = |sample: &Sample| crate::alloc::blocks::idle(sample.state()).count();
+    assert_eq!((idle(&sample), sample.state().blocks().count()), (0, 1));
+    let attached = sample.state().attachments().next().unwrap().record.clone();
+    let (session, reason) = (Token::from_bits(7), limpet_api::book::EndReason::Detached);
+    let request = limpet_api::host::EndRequest { session, uid: attached.uid, reason };
+    sample.decided(|state| crate::alloc::ends::end(state, &attached.key, &request)).unwrap();
+    set(&mut sample, "a", &["green"]).unwrap();
+    assert_eq!(idle(&sample), 1, "a block that it has no use for");
     set(&mut sample, "b", &["green"]).unwrap();
-    let blocks = |sample: &Sample| crate::alloc::blocks::idle(sample.state()).count();
-    assert_eq!(blocks(&sample), 0);
     let of_all = HostChange { networks: Change::Clear, ..HostChange::default() };
-    change(&mut sample, "b", of_all).unwrap();
+    change(&mut sample, "b", &of_all).unwrap();
     assert!(sample.state().host(&name("b")).unwrap().record.networks.is_none());
 }
 
 #[test]
 fn a_change_of_membership_relies_on_what_other_controllers_may_attach_meanwhile() {
-    let mut sample = sample();
-    sample.host("c");
+    let sample = sample();
     let networks = Change::Set([name("green")].into());
     let change = HostChange { networks, ..HostChange::default() };
-    let decided = hosts::change(sample.state(), &name("c"), &change, Liveness::Alive);
-    let claimed = format!("{}blue/c1/eth0", crate::keys::attachments_of(&name("c")));
+    let decided = hosts::change(sample.state(), &name("a"), &change, Liveness::Alive);
+    let claimed = format!("{}blue/c1/eth0", crate::keys::attachments_of(&name("a")));
     assert!(decided.draft.into_txn().quiet.iter().any(|quiet| quiet.covers(&claimed)));
 }
 
@@ -196,6 +201,13 @@ fn only_networks_of_the_shared_space_are_opened_to_each_other() {
         ("red", "pink", ErrorCode::Invalid),
     ] {
         assert_eq!(code(allow(&mut sample, into, &[from])), wrong, "{from} into {into}");
+    }
+    sample.network("grey");
+    let (also_allow, deny) = ([name("grey")].into(), [name("green")].into());
+    let change = NetworkChange { also_allow, deny, ..NetworkChange::default() };
+    for _ in 0..2 {
+        let changed = sample.decided(|state| networks::change(state, &name("blue"), &change));
+        assert_eq!(changed.unwrap().record.allow, [name("grey")].into(), "again the same");
     }
     allow(&mut sample, "blue", &[]).unwrap();
 }

@@ -14,7 +14,7 @@ use crate::rules::networks as rules;
 use crate::state::State;
 
 impl Change for NetworkChange {
-    const FIXED: &'static [&'static str] = &["vni", "index", "port"];
+    const FIXED: &'static [&'static str] = &["vni", "index", "port", "own_space"];
 }
 
 pub(in crate::http) async fn list(Shared(app): Shared<App>) -> Answer<Listing<Network>> {
