@@ -30,6 +30,7 @@ use crate::desired::HostFacts;
 use crate::drift::{Drifts, Moment};
 use crate::facts::{Choice, Reach};
 use crate::flights::Flights;
+use crate::mark::MarkMask;
 use crate::metrics::Metrics;
 use crate::pulse::Pulse;
 use crate::recalled::Recalled;
@@ -57,6 +58,8 @@ pub(crate) struct Agent {
     pub(crate) identity: Identity,
     pub(crate) config: Config,
     pub(crate) choice: Choice,
+    /// The bits of the mark that are limpet's.
+    pub(crate) mark_mask: MarkMask,
     pub(crate) metrics: Metrics,
     files: Records,
     pub(crate) snapshots: Snapshots,
@@ -163,6 +166,7 @@ impl Agent {
             files: Records::beside(&config.boot_id_file),
             snapshots: Snapshots::new(&config.state_dir, &config.boot_id_file),
             choice: Choice { underlay: config.underlay, skipped: config.skip_device.clone() },
+            mark_mask: config.mark_mask,
             patient: quick.with_limit(PATIENT),
             quick,
             config,

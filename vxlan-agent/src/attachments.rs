@@ -10,7 +10,7 @@ use limpet_api::socket::{
     Attach, Detached, GcAnswer, GcRequest, Problem, Readiness, ValidAttachment,
 };
 use limpet_api::{ApiError, ErrorCode, Listing, paths};
-use limpet_net_types::{Family, Mac, NetworkName, Token, Uid, host_ifname};
+use limpet_net_types::{Family, Mac, NetworkName, Range, Token, Uid, host_ifname};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 
@@ -19,9 +19,10 @@ use crate::desired::mtu_of;
 use crate::evidence::{Evidence, gone};
 use crate::flights::ConnectionId;
 use crate::identity::random;
-use crate::layout::{TABLE_OVERLAY, container_gateway, group_of};
+use crate::layout::{container_gateway, group_of};
 use crate::records::Record;
 use crate::run::is_ready;
+use crate::segments::{pools_of, table_of};
 use crate::upkeep::{end, end_or_list, sight};
 use crate::veths::{Veths, netns_exists};
 use crate::view::Key;
@@ -304,7 +305,8 @@ fn attach_of(state: &State, attachment: &Attachment) -> Result<Attach, ApiError>
         gateway_mac: Mac::GATEWAY,
         gateways: addresses().map(container_gateway).collect(),
         sources: addresses().map(|address| facts.primary(Family::of(address))).collect(),
-        table: TABLE_OVERLAY,
+        table: table_of(network),
+        pools: pools_of(&state.view, &network.name).into_iter().flat_map(Range::prefixes).collect(),
         attachment: attachment.clone(),
     })
 }

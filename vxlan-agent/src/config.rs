@@ -8,6 +8,8 @@ use limpet_api::client::Endpoint;
 use limpet_api::config::Role;
 use limpet_net_types::{HostName, NameGlob, Prefix};
 
+use crate::mark::{DEFAULT_MASK, MarkMask};
+
 /// Keeps this host's kernel equal to what the limpet controller says, and passes the CNI plugin's requests on.
 #[derive(Debug, Parser)]
 #[command(name = "limpet-agent", version, about, args_conflicts_with_subcommands = false)]
@@ -68,6 +70,9 @@ pub(crate) struct Config {
         global = true
     )]
     pub(crate) skip_device: Vec<NameGlob>,
+    /// The bits of packets' marks that are limpet's; needed on hosts of networks with an address space of their own.
+    #[arg(long, env = "LIMPET_MARK_MASK", default_value = DEFAULT_MASK, global = true)]
+    pub(crate) mark_mask: MarkMask,
     /// The unix socket for the CNI plugin.
     #[arg(long, env = "LIMPET_SOCKET", default_value = "/run/limpet/agent.sock", global = true)]
     pub(crate) socket: PathBuf,

@@ -2,31 +2,36 @@
 //!
 //! | for | there is |
 //! |---|---|
-//! | each network | a VXLAN device, in the network's group, with the host's VTEP MAC and link-local address |
-//! | each other host, in each network | an FDB entry, a neighbour entry and a nexthop object |
-//! | each block, stray | a route in the table *overlay* by its host's nexthop |
+//! | each network that the host is a member of | a VXLAN device, in the network's group, with the host's VTEP MAC and link-local address |
+//! | each other member, in each network | an FDB entry, a neighbour entry and a nexthop object |
+//! | each block, stray | a route in the table *overlay*, or in that of the network's own space, by its host's nexthop |
 //! | each pool | an `unreachable` route below them, and the rule that containers find hosts by, which passes over the pool itself |
-//! | each other host's address | a route in the table *hosts* |
-//! | each prefix behind gateways | a route in the table *hosts* by a group of their nexthops |
+//! | each other member's address | a route in the network's table *hosts*, or in that of its own space |
+//! | each prefix behind gateways | a route in the network's table *hosts* by a group of their nexthops |
+//! | each network with an address space of its own | a rule by its mark, and a route by which the host's own packets find the network |
 //! | each container of this host | a route, a neighbour entry and settings, as soon as its veth pair is there |
 //!
-//! It leaves to [`crate::plan`] which number a nexthop has and which containers are there: both depend on the
-//! kernel.
+//! It leaves to [`crate::resolve`] which number a nexthop has, which containers are there and how rules are arranged: all
+//! depend on the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use limpet_api::config::{Host, Network, Role};
 use limpet_net_types::{
-    Family, HostName, Mac, Mtu, MtuTooSmall, NetworkName, Prefix, Range, Uid, host_ifname,
-    host_prefix, link_local, overlay_mtu, vxlan_overhead,
+    Family, HostName, Mac, Mtu, MtuTooSmall, NetworkName, Prefix, Uid, host_ifname, host_prefix,
+    link_local, overlay_mtu, vxlan_overhead,
 };
+use limpet_rtnl::RuleAction;
 
 use crate::layout::{
-    Address, Device, Fdb, Hop, METRIC_POOL, PREFERENCE_HOSTS, PREFERENCE_OVERLAY, RouteKey, Rule,
-    Setting, TABLE_HOSTS, TABLE_OVERLAY, Vxlan, device_name, group_of, is_veth_name,
+    Address, Device, Fdb, Hop, METRIC_POOL, RouteKey, Rule, Setting, TABLE_CHOICE, TABLE_OVERLAY,
+    Vxlan, is_veth_name,
 };
-use crate::nft::Ruleset;
+use crate::mark::MarkMask;
+use crate::nft::{Networks, Ruleset};
+use crate::rules::{Sources, mark_rules, overlay_rule};
+use crate::segments::{Segment, segments};
 use crate::view::View;
 
 /// What the host itself says of itself, as far as the layout depends on it.
@@ -44,6 +49,8 @@ pub(crate) struct HostFacts {
     pub(crate) forwarding: Forwarding6,
     /// What others have decided of the packets of all devices.
     pub(crate) others: Others,
+    /// The bits of the mark that are limpet's.
+    pub(crate) mark_mask: MarkMask,
 }
 
 /// What other programs and operators have decided of all packets.
@@ -87,6 +94,8 @@ pub(crate) enum Way {
     Unreachable,
     /// To what the table of the next rule says.
     Throw,
+    /// To the device itself. Only to choose a network by: no packet leaves by it.
+    Device(String),
 }
 
 /// A route that should be.
@@ -101,6 +110,8 @@ pub(crate) struct WantedRoute {
 pub(crate) struct Container {
     pub(crate) uid: Uid,
     pub(crate) group: u32,
+    /// The table of its routes.
+    pub(crate) table: u32,
     pub(crate) mac: Mac,
     /// Its addresses, and what the host itself sends to them from, where it has an address of the family.
     pub(crate) addresses: Vec<(IpAddr, Option<IpAddr>)>,
@@ -114,7 +125,10 @@ pub(crate) struct Desired {
     pub(crate) fdb: BTreeSet<Fdb>,
     pub(crate) neighbours: BTreeMap<(String, IpAddr), Mac>,
     pub(crate) routes: BTreeMap<RouteKey, WantedRoute>,
+    /// Those that are where they are whatever else there is.
     pub(crate) rules: BTreeSet<Rule>,
+    /// What becomes of packets by their source; none contains another.
+    pub(crate) sources: Sources,
     /// By the name of the host's end of their veth pair.
     pub(crate) containers: BTreeMap<String, Container>,
     /// Those of devices that are not containers', in the order in which they are to be set.
@@ -165,13 +179,20 @@ pub(crate) fn mtu_of(
 pub(crate) fn desired(view: &View, facts: &HostFacts) -> Option<Desired> {
     let host = view.hosts.get(&facts.name)?;
     let underlay = host.underlay?;
-    let mut layout = Layout { view, facts, host, underlay, desired: Desired::default() };
+    let (segments, problems) = segments(view, facts, (host, underlay));
+    let desired = Desired { problems, ..Desired::default() };
+    let mut layout = Layout { view, facts, host, underlay, segments, desired };
     layout.desired.forwarding = Some(facts.forwarding.clone());
     layout.unreachable();
-    layout.networks();
-    layout.hosts();
-    layout.gateways();
-    layout.pools();
+    let segments = layout.segments.clone();
+    for segment in segments.values() {
+        layout.network(segment);
+        layout.hosts(segment);
+        layout.gateways(segment);
+        layout.pools(segment);
+    }
+    layout.spaces();
+    layout.blocks();
     layout.containers();
     layout.ruleset();
     layout.settings();
@@ -207,34 +228,22 @@ struct Layout<'a> {
     facts: &'a HostFacts,
     host: &'a Host,
     underlay: IpAddr,
+    segments: BTreeMap<NetworkName, Segment<'a>>,
     desired: Desired,
 }
 
-impl Layout<'_> {
-    /// The other hosts that have joined and can be reached.
-    fn others(&self) -> impl Iterator<Item = (&Host, IpAddr)> {
+impl<'a> Layout<'a> {
+    /// The other members of a network that have joined and can be reached.
+    fn others(&self, network: &'a Network) -> impl Iterator<Item = (&'a Host, IpAddr)> {
         let others = self.view.hosts.values().filter(|host| host.name != self.host.name);
-        let joined = others.filter_map(|host| Some((host, host.underlay?)));
+        let members = others.filter(|host| host.is_member_of(network));
+        let joined = members.filter_map(|host| Some((host, host.underlay?)));
         joined.filter(|(_, underlay)| self.reaches(*underlay))
     }
 
     /// A VXLAN device sends over one family.
     fn reaches(&self, underlay: IpAddr) -> bool {
         Family::of(underlay) == Family::of(self.underlay)
-    }
-
-    /// The device of a network, where the network has one here.
-    fn device(&self, network: &NetworkName) -> Option<String> {
-        let name = device_name(self.view.networks.get(network)?.index);
-        self.desired.devices.contains_key(&name).then_some(name)
-    }
-
-    /// The device through which hosts reach each other's own addresses: that of the lowest index.
-    fn first_device(&self) -> Option<String> {
-        let networks = self.view.networks.values();
-        let mut indexes: Vec<_> = networks.map(|network| network.index).collect();
-        indexes.sort_unstable();
-        indexes.into_iter().map(device_name).find(|name| self.desired.devices.contains_key(name))
     }
 
     /// What the host sends from in a family. That there is nothing is a problem of the host's own packets, not of
@@ -254,6 +263,11 @@ impl Layout<'_> {
         self.desired.routes.insert(key, WantedRoute { way, source });
     }
 
+    /// A route that is for no packet of the host's own.
+    fn dead_end(&mut self, key: RouteKey, way: Way) {
+        self.desired.routes.insert(key, WantedRoute { way, source: None });
+    }
+
     /// The hosts that this one cannot reach.
     fn unreachable(&mut self) {
         let family = Family::of(self.underlay);
@@ -268,124 +282,150 @@ impl Layout<'_> {
         self.desired.problems.extend(problems);
     }
 
-    fn networks(&mut self) {
-        let view = self.view;
-        for network in view.networks.values() {
-            let name = device_name(network.index);
-            let mtu = match mtu_of(network, self.facts, self.underlay) {
-                Ok(mtu) => mtu,
-                Err(error) => {
-                    let (network, reason) = (network.name.clone(), error.to_string());
-                    self.desired.problems.push(LayoutProblem::NoDevice { network, reason });
-                    continue;
-                }
-            };
-            let most = self.facts.underlay_mtu.saturating_sub(vxlan_overhead(self.underlay));
-            if u32::from(mtu) > most {
-                let network = network.name.clone();
-                self.desired.problems.push(LayoutProblem::TooLarge { network, mtu, most });
-            }
-            let mac = self.host.vtep_mac;
-            let vxlan = Vxlan { vni: network.vni, local: self.underlay, port: network.port, mac };
-            let group = group_of(network.index);
-            let device = Device { vxlan: Some(vxlan), mtu: mtu.into(), group, up: true };
-            self.desired.devices.insert(name.clone(), device);
-            let address = Address { device: name.clone(), ip: link_local(mac).into(), length: 64 };
-            self.desired.addresses.insert(address);
-            let others: Vec<_> = self.others().map(|(host, vtep)| (host.vtep_mac, vtep)).collect();
-            for (mac, vtep) in others {
-                let fdb = Fdb { device: name.clone(), mac: mac.bytes(), vtep: Some(vtep) };
-                self.desired.fdb.insert(fdb);
-                self.desired.neighbours.insert((name.clone(), link_local(mac).into()), mac);
+    /// A network's device, and the ways to its other members.
+    fn network(&mut self, segment: &Segment<'a>) {
+        let (network, name, mtu) = (segment.network, &segment.device, segment.mtu);
+        let most = self.facts.underlay_mtu.saturating_sub(vxlan_overhead(self.underlay));
+        if u32::from(mtu) > most {
+            let network = network.name.clone();
+            self.desired.problems.push(LayoutProblem::TooLarge { network, mtu, most });
+        }
+        let mac = self.host.vtep_mac;
+        let vxlan = Vxlan { vni: network.vni, local: self.underlay, port: network.port, mac };
+        let group = segment.group();
+        let device = Device { vxlan: Some(vxlan), mtu: mtu.into(), group, up: true };
+        self.desired.devices.insert(name.clone(), device);
+        let address = Address { device: name.clone(), ip: link_local(mac).into(), length: 64 };
+        self.desired.addresses.insert(address);
+        let others: Vec<_> =
+            self.others(network).map(|(host, vtep)| (host.vtep_mac, vtep)).collect();
+        for (mac, vtep) in others {
+            let fdb = Fdb { device: name.clone(), mac: mac.bytes(), vtep: Some(vtep) };
+            self.desired.fdb.insert(fdb);
+            self.desired.neighbours.insert((name.clone(), link_local(mac).into()), mac);
+        }
+    }
+
+    /// Every address of every other member, for packets that come from the network's containers. By the network's
+    /// own device: the answers come by it, and the kernel's reverse-path filter wants to hear that.
+    fn hosts(&mut self, segment: &Segment<'a>) {
+        let others: Vec<_> = self.others(segment.network).collect();
+        for (host, _) in others {
+            for address in &host.addresses {
+                let way = Way::Hop(hop(&segment.device, host));
+                self.route(segment.hosts_table(), host_prefix(*address), way);
             }
         }
     }
 
-    /// Every address of every other host, for packets that come from containers.
-    fn hosts(&mut self) {
-        let Some(device) = self.first_device() else { return };
-        let addresses: Vec<_> = self
-            .others()
-            .flat_map(|(host, _)| {
-                host.addresses.iter().map(|address| (*address, hop(&device, host)))
-            })
-            .collect();
-        for (address, hop) in addresses {
-            self.route(TABLE_HOSTS, host_prefix(address), Way::Hop(hop));
-        }
-    }
-
-    /// The prefixes behind other hosts, unless this one is a gateway to them itself.
-    fn gateways(&mut self) {
-        let Some(device) = self.first_device() else { return };
+    /// The prefixes behind other members, unless this one is a gateway to them itself. Who is behind a gateway knows
+    /// one address space, the shared one.
+    fn gateways(&mut self, segment: &Segment<'a>) {
         let mut prefixes: BTreeMap<Prefix, BTreeSet<Hop>> = BTreeMap::new();
-        for (host, _) in self.others().filter(|(host, _)| host.is(Role::Gateway)) {
+        let others: Vec<_> = self.others(segment.network).collect();
+        for (host, _) in others.into_iter().filter(|(host, _)| host.is(Role::Gateway)) {
             for prefix in &host.external {
-                prefixes.entry(*prefix).or_default().insert(hop(&device, host));
+                prefixes.entry(*prefix).or_default().insert(hop(&segment.device, host));
             }
         }
-        for (prefix, gateways) in prefixes {
+        let table = segment.hosts_table();
+        for (prefix, gateways) in prefixes.into_iter().filter(|_| segment.is_shared()) {
             let own = self.host.is(Role::Gateway) && self.host.external.contains(&prefix);
-            let key = RouteKey { table: TABLE_HOSTS, destination: prefix, metric: 0 };
-            if !own && !self.desired.routes.contains_key(&key) {
-                self.route(TABLE_HOSTS, prefix, Way::Gateways(gateways));
-            }
-        }
-    }
-
-    /// Rules and routes of the pools, their blocks and strays.
-    fn pools(&mut self) {
-        let view = self.view;
-        for pool in view.pools.values() {
-            if self.device(&pool.network).is_none() {
+            let key = RouteKey { table, destination: prefix, metric: 0 };
+            if own || self.desired.routes.contains_key(&key) {
                 continue;
             }
-            let family = pool.family();
-            let rule = |preference, from, table| Rule { family, preference, from, table };
-            for prefix in pool.range.prefixes() {
-                self.desired.rules.insert(rule(PREFERENCE_HOSTS, Some(prefix), TABLE_HOSTS));
-                let key =
-                    RouteKey { table: TABLE_OVERLAY, destination: prefix, metric: METRIC_POOL };
-                let nowhere = WantedRoute { way: Way::Unreachable, source: None };
-                self.desired.routes.insert(key, nowhere);
-                // A prefix behind a gateway may be wider than the pool, the default route even.
-                let key = RouteKey { table: TABLE_HOSTS, destination: prefix, metric: 0 };
-                let onward = WantedRoute { way: Way::Throw, source: None };
-                self.desired.routes.insert(key, onward);
+            self.route(table, prefix, Way::Gateways(gateways));
+            // It may be wider than another network's pool, the default route even.
+            let others = self.segments.values().filter(|other| other.is_shared());
+            let pools = others.flat_map(Segment::prefixes);
+            let within: Vec<_> = pools.filter(|pool| prefix.range().covers(pool.range())).collect();
+            for destination in within {
+                self.dead_end(RouteKey { table, destination, metric: 0 }, Way::Throw);
             }
-            self.desired.rules.insert(rule(PREFERENCE_OVERLAY, None, TABLE_OVERLAY));
         }
+    }
+
+    /// Rules and routes of a network's pools.
+    fn pools(&mut self, segment: &Segment<'a>) {
+        for destination in segment.prefixes() {
+            let family = destination.family();
+            self.desired.rules.insert(overlay_rule(family));
+            // What is for a space of its own and has lost its mark is unreachable, too.
+            let pool = RouteKey { table: TABLE_OVERLAY, destination, metric: METRIC_POOL };
+            self.dead_end(pool, Way::Unreachable);
+            let table = segment.hosts_table();
+            if segment.is_shared() {
+                self.desired.sources.insert(destination, RuleAction::Lookup(table));
+                // A prefix behind a gateway may be wider than the pool.
+                self.dead_end(RouteKey { table, destination, metric: 0 }, Way::Throw);
+            } else {
+                self.dead_end(RouteKey { table, ..pool }, Way::Unreachable);
+            }
+        }
+    }
+
+    /// What tells the address spaces of their own apart.
+    fn spaces(&mut self) {
+        let own: Vec<_> = self.segments.values().filter(|segment| !segment.is_shared()).collect();
+        let marks = own.iter().filter_map(|segment| Some((segment.own?.mark, segment.table())));
+        self.desired.rules.extend(mark_rules(self.facts.mark_mask, &marks.collect()));
+        let mut pools: Vec<_> = own
+            .iter()
+            .flat_map(|segment| segment.prefixes().map(|pool| (pool, segment.device.clone())))
+            .collect();
+        // The wider ones first: of two that overlap one contains the other.
+        pools.sort_by_key(|(pool, _)| pool.length());
+        for (pool, device) in pools {
+            let key = RouteKey { table: TABLE_CHOICE, destination: pool, metric: 0 };
+            if !self.desired.routes.contains_key(&key) {
+                self.route(TABLE_CHOICE, pool, Way::Device(device));
+            }
+            let sources = &mut self.desired.sources;
+            if !sources.keys().any(|wider| wider.range().covers(pool.range())) {
+                sources.insert(pool, RuleAction::Unreachable);
+            }
+        }
+    }
+
+    /// Routes to what is elsewhere.
+    fn blocks(&mut self) {
+        let view = self.view;
         for block in view.blocks.values() {
-            self.overlay(&block.network, block.prefix, &block.host);
+            self.elsewhere(&block.network, block.prefix, &block.host);
         }
         // After the blocks: one of a single address is the same route as its stray.
         for ((network, address), host) in &view.strays {
+            let Some(table) = self.segments.get(network).map(Segment::table) else { continue };
             let destination = host_prefix(*address);
-            self.desired.routes.remove(&RouteKey { table: TABLE_OVERLAY, destination, metric: 0 });
-            self.overlay(network, destination, host);
+            self.desired.routes.remove(&RouteKey { table, destination, metric: 0 });
+            self.elsewhere(network, destination, host);
         }
     }
 
     /// A route to what is on another host. What is on this one has its containers' routes.
-    fn overlay(&mut self, network: &NetworkName, destination: Prefix, host: &HostName) {
-        let Some(device) = self.device(network) else { return };
+    fn elsewhere(&mut self, network: &NetworkName, destination: Prefix, host: &HostName) {
+        let Some(segment) = self.segments.get(network) else { return };
+        let (network, device, table) = (segment.network, &segment.device, segment.table());
         let other = self.view.hosts.get(host).filter(|other| other.name != self.host.name);
+        let other = other.filter(|other| other.is_member_of(network));
         if let Some(other) = other.filter(|other| other.underlay.is_some_and(|at| self.reaches(at)))
         {
-            let way = Way::Hop(hop(&device, other));
-            self.route(TABLE_OVERLAY, destination, way);
+            let way = Way::Hop(hop(device, other));
+            self.route(table, destination, way);
         }
     }
 
     fn containers(&mut self) {
         let view = self.view;
         for (key, attachment) in view.attachments() {
-            let Some(network) = view.networks.get(&key.network) else { continue };
+            let Some(segment) = self.segments.get(&key.network) else { continue };
+            let (group, table) = (segment.group(), segment.table());
             let held = attachment.addresses.iter().map(|held| held.address);
             let addresses =
                 held.map(|address| (address, self.source(Family::of(address)))).collect();
-            let (uid, group, mac) = (attachment.uid, group_of(network.index), attachment.mac);
-            let container = Container { uid, group, mac, addresses };
+            let (uid, mac) = (attachment.uid, attachment.mac);
+            let container = Container { uid, group, table, mac, addresses };
             let ifname = host_ifname(&key.network, &key.container, &key.ifname);
             self.desired.containers.insert(ifname, container);
         }
@@ -407,6 +447,16 @@ impl Layout<'_> {
         devices
     }
 
+    /// Whether packets of other networks come and go by a network's device.
+    fn is_opened(&self, segment: &Segment<'_>) -> bool {
+        let name = &segment.network.name;
+        let allows = |one: &Segment<'_>, other: &NetworkName| one.network.allow.contains(other);
+        let others = self.segments.values().filter(|other| other.network.name != *name);
+        let mut shared = others.filter(|other| other.is_shared());
+        segment.is_shared()
+            && shared.any(|other| allows(segment, &other.network.name) || allows(other, name))
+    }
+
     fn settings(&mut self) {
         let forwarding = &self.facts.forwarding;
         let external = self.desired.ruleset.external.clone();
@@ -416,6 +466,16 @@ impl Layout<'_> {
         let mut settings = Vec::new();
         for device in self.desired.devices.keys() {
             settings.extend(device_settings(device, forwarding));
+        }
+        for segment in self.segments.values().filter(|segment| self.is_opened(segment)) {
+            // What another network opens comes from sources that other devices lead to.
+            settings.push(setting(Family::V4, &segment.device, "rp_filter", "2"));
+        }
+        if self.segments.values().any(|segment| !segment.is_shared()) {
+            settings.push(setting(Family::V4, "all", "src_valid_mark", "1"));
+            settings.push(setting(Family::V4, "", "tcp_fwmark_accept", "1"));
+            settings.push(setting(Family::V4, "", "fwmark_reflect", "1"));
+            settings.push(setting(Family::V6, "", "fwmark_reflect", "1"));
         }
         if !settings.is_empty() {
             for device in external {
@@ -436,13 +496,11 @@ impl Layout<'_> {
     }
 
     fn ruleset(&mut self) {
-        let pools = self.view.pools.values().map(|pool| pool.range);
-        let mut pools: Vec<Range> = pools.collect();
-        pools.sort_unstable_by_key(|range| (range.family(), range.bits()));
+        let networks = Networks::of(&self.segments, self.facts.mark_mask);
         let external = self.external_devices();
         let Others { translate: translated, loose4 } = self.facts.others;
         let closed6 = matches!(self.facts.forwarding, Forwarding6::Global { router: false, .. });
-        self.desired.ruleset = Ruleset { pools, external, translated, loose4, closed6 };
+        self.desired.ruleset = Ruleset { networks, external, translated, loose4, closed6 };
     }
 }
 

@@ -72,6 +72,7 @@ async fn from_controller(config: Config) -> anyhow::Result<Vec<String>> {
         led_to: reach.led_to,
         forwarding: kernel.forwarding(&mirror.seen).await?,
         others: kernel.others().await?,
+        mark_mask: config.mark_mask,
     };
     let Some(desired) = desired(&view, &facts) else { bail!("host {name} has not joined yet") };
     Ok(steps(&desired, mirror).await?.iter().map(ToString::to_string).collect())

@@ -17,8 +17,7 @@ use crate::desired::{Desired, Forwarding6, Others, device_settings};
 use crate::facts::Seen;
 use crate::filter::{Filter, FilterError};
 use crate::layout::{
-    Fdb, FoundNexthop, PROTOCOL, Setting, TABLE_HOSTS, TABLE_OVERLAY, Tables, is_device_name,
-    is_veth_name,
+    Fdb, FoundNexthop, PROTOCOL, Setting, Tables, is_device_name, is_own_table, is_veth_name,
 };
 use crate::mirror::{Mirror, is_told};
 use crate::nft::is_closed6;
@@ -145,10 +144,9 @@ impl Kernel {
         }
         let neighbours = self.socket.neighbours(None).await?;
         let nexthops = self.socket.nexthops().await?;
-        let mut routes = Vec::new();
-        for table in [TABLE_OVERLAY, TABLE_HOSTS] {
-            routes.extend(self.socket.routes(RouteFilter { table, protocol: PROTOCOL }).await?);
-        }
+        // Of all tables: that of a network which is gone is known by nothing else.
+        let mut routes = self.socket.routes(RouteFilter { table: 0, protocol: PROTOCOL }).await?;
+        routes.retain(|route| is_own_table(route.table));
         let rules = self.socket.rules().await?;
         seen.links = self.socket.links().await?;
 

@@ -8,14 +8,23 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use limpet_net_types::{Family, Mac, NetworkIndex, Prefix, Uid, Vni};
+use limpet_rtnl::{RuleAction, Selector};
 
 /// The routing protocol number of everything that limpet puts into a routing table.
 pub(crate) const PROTOCOL: u8 = 76;
-/// The table of blocks, strays, local containers and pools.
+/// The table of blocks, strays, local containers and pools of the shared address space.
 pub(crate) const TABLE_OVERLAY: u32 = 7601;
-/// The table of the hosts' own addresses and of the prefixes behind gateways, for packets from containers.
-pub(crate) const TABLE_HOSTS: u32 = 7602;
-/// The place of the rules `from <pool> lookup hosts`.
+/// The table that says which of the networks with an address space of their own a packet of the host's is for.
+pub(crate) const TABLE_CHOICE: u32 = 7600;
+/// The tables of networks with an address space of their own begin after this one.
+const TABLES_OWN: u32 = 12000;
+/// The largest number of a network.
+const MOST_NETWORKS: u32 = 4095;
+/// The place of the rules by mark: `lookup` the table of a network's own address space.
+pub(crate) const PREFERENCE_OWN: u32 = 50;
+/// The place of the rule that chooses among those spaces for the host's own packets.
+pub(crate) const PREFERENCE_CHOICE: u32 = 96;
+/// The place of the rules `from <pool> lookup hosts`, and `unreachable` for what has lost its mark.
 pub(crate) const PREFERENCE_HOSTS: u32 = 100;
 /// The place of the rule `lookup overlay`.
 pub(crate) const PREFERENCE_OVERLAY: u32 = 200;
@@ -46,11 +55,6 @@ pub(crate) fn is_device_name(name: &str) -> bool {
     })
 }
 
-/// Whether a routing table is one that limpet keeps.
-pub(crate) fn is_own_table(table: u32) -> bool {
-    matches!(table, TABLE_OVERLAY | TABLE_HOSTS)
-}
-
 /// Whether a device of this name may be the host's end of a container's veth pair.
 pub(crate) fn is_veth_name(name: &str) -> bool {
     name.strip_prefix(VETH_PREFIX).is_some_and(|hash| {
@@ -66,6 +70,23 @@ pub(crate) fn is_shaper_name(name: &str) -> bool {
 /// The interface group of a network's devices.
 pub(crate) fn group_of(index: NetworkIndex) -> u32 {
     GROUP_OF_THE_DEAD + u32::from(u16::from(index))
+}
+
+/// The table of the hosts' own addresses and of the prefixes behind gateways, for packets from a network's
+/// containers, where the network is of the shared address space.
+pub(crate) fn hosts_table(index: NetworkIndex) -> u32 {
+    TABLE_OVERLAY + u32::from(u16::from(index))
+}
+
+/// The table of all that a network with an address space of its own reaches.
+pub(crate) fn own_table(index: NetworkIndex) -> u32 {
+    TABLES_OWN + u32::from(u16::from(index))
+}
+
+/// Whether a routing table is one that limpet keeps.
+pub(crate) fn is_own_table(table: u32) -> bool {
+    let within = |first: u32| (first..=first + MOST_NETWORKS).contains(&table);
+    table == TABLE_CHOICE || within(TABLE_OVERLAY) || within(TABLES_OWN)
 }
 
 /// The gateway of a container's default route: no host has it, a neighbour entry leads to the veth pair's other end.
@@ -188,11 +209,11 @@ pub(crate) enum Target {
 pub(crate) struct Rule {
     pub(crate) family: Family,
     pub(crate) preference: u32,
-    pub(crate) from: Option<Prefix>,
-    pub(crate) table: u32,
+    pub(crate) selector: Selector,
+    pub(crate) action: RuleAction,
 }
 
-/// A setting of one device, or of all.
+/// A setting of one device, of all, or, where no device is named, of the family.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Setting {
     pub(crate) family: Family,
@@ -202,12 +223,15 @@ pub(crate) struct Setting {
 
 impl Setting {
     /// The names of the setting's path below `/proc/sys/net`.
-    pub(crate) fn path(&self) -> [&str; 4] {
+    pub(crate) fn path(&self) -> Vec<&str> {
         let family = match self.family {
             Family::V4 => "ipv4",
             Family::V6 => "ipv6",
         };
-        [family, "conf", &self.device, self.name]
+        if self.device.is_empty() {
+            return vec![family, self.name];
+        }
+        vec![family, "conf", &self.device, self.name]
     }
 }
 
@@ -279,11 +303,8 @@ impl fmt::Display for Route {
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.from {
-            Some(from) => write!(f, "from {from}")?,
-            None => f.write_str("from all")?,
-        }
-        write!(f, " lookup {} pref {} protocol {PROTOCOL}", self.table, self.preference)
+        let Self { preference, selector, action, .. } = self;
+        write!(f, "{selector} {action} pref {preference} protocol {PROTOCOL}")
     }
 }
 

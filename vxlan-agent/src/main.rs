@@ -33,6 +33,7 @@ mod flights;
 mod identity;
 mod kernel;
 mod layout;
+mod mark;
 mod metrics;
 mod mirror;
 #[cfg(test)]
@@ -47,8 +48,10 @@ mod recalled;
 mod records;
 mod report;
 mod resolve;
+mod rules;
 mod run;
 mod saved;
+mod segments;
 mod service;
 mod snapshot;
 mod socket;

@@ -104,6 +104,9 @@ pub(crate) fn add_settings(tables: &mut Tables, device: &str) {
 fn check_target(tables: &Tables, route: &Route, step: &Step) {
     match &route.target {
         Target::Nexthop(id) => assert!(tables.nexthops.contains_key(id), "{step}"),
+        Target::Link(device) if is_device_name(device) => {
+            assert!(tables.devices[device].up, "{step}");
+        }
         Target::Link(device) => assert!(tables.veths[device].up, "{step}"),
         Target::Unreachable | Target::Throw => {}
         Target::Other => panic!("{step}"),

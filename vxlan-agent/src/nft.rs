@@ -1,15 +1,27 @@
 //! Pure: the nftables table `inet limpet` as text.
 //!
-//! What it says: a container sends from its own addresses only; nobody outside limpet's devices sends from a
-//! pool; what comes through the tunnel goes to containers, or out of a device of a gateway that leads to what is
-//! behind it; and what is for containers comes from limpet's devices, from such a device of a gateway, or because
-//! another program translated its destination. Everything goes by interface group, 4097 to 8191 for the
-//! networks' devices, so the table is the same however many containers and networks there are. [`crate::filter`] reads and replaces it.
+//! What it says:
+//!
+//! - a container sends from its own addresses only; nobody outside limpet's devices sends from a pool, and by a
+//!   network's tunnel nobody does from a pool of a network that may not open connections into this one;
+//! - what comes through a network's tunnel goes to its containers, or out of a device of a gateway that leads to what is
+//!   behind it; what comes from a container goes to its network, to those that are open to it, and out;
+//! - what is for containers comes from limpet's devices, from such a device of a gateway, or because another program
+//!   translated its destination;
+//! - packets of a network with an address space of its own are marked, and so are the host's answers to them.
+//!
+//! Everything goes by interface group, 4097 to 8191 for the networks' devices, so there are as many rules however
+//! many containers and networks there are. [`crate::filter`] reads and replaces the table.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use limpet_net_types::{Family, Range};
+use limpet_net_types::{Family, NetworkName, Range};
+
+use crate::mark::MarkMask;
+use crate::segments::Segment;
+
+mod own;
 
 /// The name of the table.
 pub(crate) const NAME: &str = "limpet";
@@ -20,8 +32,7 @@ pub(crate) const TABLE: &str = "inet limpet";
 /// What the table says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ruleset {
-    /// The pools, IPv4 first, in their order.
-    pub(crate) pools: Vec<Range>,
+    pub(crate) networks: Networks,
     /// The devices that lead to what is behind this gateway.
     pub(crate) external: BTreeSet<String>,
     /// Whether a program of this host translates destinations, so that one may be a container's. Asking whether
@@ -33,28 +44,136 @@ pub(crate) struct Ruleset {
     pub(crate) closed6: bool,
 }
 
+/// The networks of a host, by their groups.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Networks {
+    /// All pools, IPv4 first, in their order.
+    pools: Vec<Range>,
+    groups: BTreeSet<u32>,
+    /// From which network connections may be opened into which other.
+    opened: BTreeSet<(u32, u32)>,
+    /// The pools that may send by each network's tunnel.
+    senders: Vec<(Range, u32)>,
+    /// The marks of networks with an address space of their own.
+    marks: BTreeMap<u32, u32>,
+    /// Those of them that the host itself can mean by an address.
+    alone: BTreeSet<u32>,
+    /// The bits of the mark that are limpet's, each by itself.
+    bits: Vec<u32>,
+}
+
+impl Networks {
+    /// The networks that a host has a part in.
+    pub(crate) fn of(segments: &BTreeMap<NetworkName, Segment<'_>>, mask: MarkMask) -> Self {
+        let order = |range: &Range| (range.family(), range.bits());
+        let shared = || segments.values().filter(|segment| segment.is_shared());
+        let mut opened = BTreeSet::new();
+        for to in shared() {
+            let allowed = shared().filter(|from| to.network.allow.contains(&from.network.name));
+            let others = allowed.filter(|from| from.group() != to.group());
+            opened.extend(others.map(|from| (from.group(), to.group())));
+        }
+        let (mut pools, mut senders) = (Vec::new(), Vec::new());
+        for from in segments.values() {
+            let into = opened.iter().filter_map(|(one, other)| {
+                let from = from.group();
+                // Answers come from those who were called.
+                (*one == from).then_some(*other).or((*other == from).then_some(*one))
+            });
+            let into: BTreeSet<u32> = into.chain([from.group()]).collect();
+            pools.extend(&from.pools);
+            for pool in &from.pools {
+                senders.extend(into.iter().map(|group| (*pool, *group)));
+            }
+        }
+        pools.sort_unstable_by_key(order);
+        // Spaces of their own may have the same addresses.
+        pools.dedup_by(|later, earlier| {
+            let overlap = earlier.overlaps(*later);
+            if let Some(both) = Range::between(earlier.first(), earlier.last().max(later.last()))
+                && overlap
+            {
+                *earlier = both;
+            }
+            overlap
+        });
+        senders.sort_unstable_by_key(|(range, group)| (order(range), *group));
+        let own = || segments.values().filter_map(|segment| Some((segment.group(), segment.own?)));
+        Self {
+            pools,
+            groups: segments.values().map(Segment::group).collect(),
+            opened,
+            senders,
+            marks: own().map(|(group, own)| (group, own.mark)).collect(),
+            alone: own().filter(|(_, own)| own.alone).map(|(group, _)| group).collect(),
+            bits: mask.bits().collect(),
+        }
+    }
+
+    /// Whether an opening is for one direction only, so that answers must be known as such.
+    fn asks_for_answers(&self) -> bool {
+        self.opened.iter().any(|(from, to)| !self.opened.contains(&(*to, *from)))
+    }
+
+    /// What becomes of packets from containers, by the groups that they come from and go to.
+    fn ways(&self) -> impl Iterator<Item = String> {
+        let within = self.groups.iter().map(|group| format!("{group} . {group} : accept"));
+        let open = self.opened.iter().map(|(from, to)| format!("{from} . {to} : accept"));
+        let answers = self.opened.iter().filter(|(from, to)| !self.opened.contains(&(*to, *from)));
+        let answers = answers.map(|(from, to)| format!("{to} . {from} : goto answers"));
+        within.chain(open).chain(answers)
+    }
+
+    fn has_own(&self) -> bool {
+        !self.marks.is_empty()
+    }
+
+    fn mask(&self) -> u32 {
+        self.bits.iter().sum()
+    }
+}
+
 /// As `nft` reads it.
 impl fmt::Display for Ruleset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pools = |family| {
-            self.pools
-                .iter()
-                .filter(move |pool| pool.family() == family)
-                .map(|pool| interval(*pool))
-        };
+        let networks = &self.networks;
         writeln!(f, "table {TABLE} {{")?;
-        set(f, "set pools4", "ipv4_addr flags interval", pools(Family::V4))?;
-        set(f, "set pools6", "ipv6_addr flags interval", pools(Family::V6))?;
-        // A name that nft's language cannot quote is none that a device of a gateway has.
-        let names = self.external.iter().filter(|name| !name.contains(['"', '\\', '*']));
-        set(f, "set external", "ifname", names.map(|name| format!("\"{name}\"")))?;
+        self.sets(f)?;
+        if networks.has_own() {
+            networks.own_sets(f)?;
+        }
         self.prerouting(f)?;
         self.forward(f)?;
+        if networks.has_own() {
+            networks.own_chains(f)?;
+        }
         f.write_str("}\n")
     }
 }
 
 impl Ruleset {
+    fn sets(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let networks = &self.networks;
+        let pools = |family| {
+            let pools = networks.pools.iter().filter(move |pool| pool.family() == family);
+            pools.map(|pool| interval(*pool))
+        };
+        let senders = |family| {
+            let senders = networks.senders.iter().filter(move |(pool, _)| pool.family() == family);
+            senders.map(|(pool, group)| format!("{} . {group}", interval(*pool)))
+        };
+        set(f, "set pools4", "ipv4_addr flags interval", pools(Family::V4))?;
+        set(f, "set pools6", "ipv6_addr flags interval", pools(Family::V6))?;
+        set(f, "set senders4", "ipv4_addr . devgroup flags interval", senders(Family::V4))?;
+        set(f, "set senders6", "ipv6_addr . devgroup flags interval", senders(Family::V6))?;
+        set(f, "map ways", "devgroup . devgroup : verdict", networks.ways())?;
+        let within = networks.groups.iter().map(|group| format!("{group} . {group}"));
+        set(f, "set within", "devgroup . devgroup", within)?;
+        // A name that nft's language cannot quote is none that a device of a gateway has.
+        let names = self.external.iter().filter(|name| !name.contains(['"', '\\', '*']));
+        set(f, "set external", "ifname", names.map(|name| format!("\"{name}\"")))
+    }
+
     /// After marks and connection tracking, before routing.
     ///
     /// Asking the routing table about a source costs as much as routing the packet. Of IPv4 the kernel does it
@@ -68,11 +187,28 @@ iifgroup 4097-8191 goto inside_prerouting
 ip saddr @pools4 fib saddr type != local drop
 ip6 saddr @pools6 fib saddr type != local drop
 }
+chain inside_prerouting {
 ",
         )?;
-        writeln!(f, "chain inside_prerouting {{")?;
+        if self.networks.has_own() {
+            writeln!(f, "iifgroup @own goto own_prerouting")?;
+        }
+        writeln!(f, "iifname \"limpet*\" goto tunnel_prerouting")?;
         writeln!(f, "iifname \"lc*\" {unchecked}fib saddr . iif oif missing drop")?;
-        writeln!(f, "}}")
+        writeln!(f, "}}")?;
+        f.write_str(
+            "chain tunnel_prerouting {
+ip saddr . iifgroup @senders4 accept
+ip6 saddr . iifgroup @senders6 accept
+ip saddr @pools4 drop
+ip6 saddr @pools6 drop
+}
+",
+        )?;
+        if self.networks.has_own() {
+            self.networks.own_prerouting(f, unchecked)?;
+        }
+        Ok(())
     }
 
     /// Where the packets of others pass.
@@ -95,11 +231,28 @@ iifgroup 4097-8191 goto inside_forward
             "oifgroup 4097-8191 iifname != @external drop
 }
 chain inside_forward {
-iifname \"limpet*\" oifgroup != 4097-8191 oifname != @external drop
+iifname \"limpet*\" goto tunnel_forward
+iifgroup . oifgroup vmap @ways
+oifgroup 4097-8191 drop
+",
+        )?;
+        if self.networks.has_own() {
+            writeln!(f, "iifgroup @own drop")?;
+        }
+        f.write_str(
+            "}
+chain tunnel_forward {
+iifgroup . oifgroup @within accept
+oifname != @external drop
 }
 ",
-        )
+        )?;
+        if self.networks.asks_for_answers() {
+            writeln!(f, "chain answers {{\nct state established,related accept\ndrop\n}}")?;
+        }
+        Ok(())
     }
+
     /// The table in the form in which [`squeezed`] leaves a listing.
     pub(crate) fn listing(&self) -> String {
         // nft ends the policy with a semicolon, where the end of the line would do.
@@ -126,9 +279,19 @@ pub(crate) fn translates(chains: &str) -> bool {
     ["type nat hook prerouting ", "type nat hook output "].iter().any(|head| chains.contains(head))
 }
 
-/// A text with every run of white space as one blank: nft breaks lines as it likes.
+/// A text with every run of white space as one blank and the elements of each set in order: nft breaks lines as it
+/// likes, and lists elements as the kernel has them.
 pub(crate) fn squeezed(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut parts = words.split("elements = { ");
+    let mut ordered = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (elements, rest) = part.split_once(" }").unwrap_or((part, ""));
+        let mut elements: Vec<_> = elements.split(", ").collect();
+        elements.sort_unstable();
+        ordered.extend(["elements = { ", &elements.join(", "), " }", rest]);
+    }
+    ordered
 }
 
 fn set(

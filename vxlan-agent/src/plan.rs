@@ -50,6 +50,8 @@ pub(crate) fn without(found: &Tables, devices: &BTreeSet<String>) -> Tables {
     let on_them =
         |nexthop: &Nexthop| matches!(nexthop, Nexthop::Hop(hop) if devices.contains(&hop.device));
     left.nexthops.retain(|_, nexthop| !on_them(&nexthop.leads));
+    left.routes
+        .retain(|route| !matches!(&route.target, Target::Link(device) if devices.contains(device)));
     prune(&mut left);
     left
 }
@@ -158,7 +160,9 @@ fn set_routes(steps: &mut Vec<Step>, wanted: &Tables, found: &Tables) {
 
 /// What leads somewhere goes before that which it leads to.
 fn delete(steps: &mut Vec<Step>, desired: &Desired, wanted: &Tables, found: &Tables) {
-    steps.extend(found.rules.difference(&wanted.rules).copied().map(Step::DelRule));
+    // Backwards: what passes packets on past other rules goes before those rules.
+    let surplus: Vec<_> = found.rules.difference(&wanted.rules).copied().collect();
+    steps.extend(surplus.into_iter().rev().map(Step::DelRule));
 
     let mut gone: Vec<_> = surplus_routes(desired, wanted, found).collect();
     gone.sort_by_key(|route| (rank(route) == 0, rank(route)));

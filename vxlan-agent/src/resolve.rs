@@ -6,12 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use limpet_net_types::{Prefix, host_prefix, stable_hash};
+use limpet_net_types::{host_prefix, stable_hash};
 
 use crate::desired::{Container, Desired, Way, device_settings};
-use crate::layout::{
-    FoundNexthop, Hop, Nexthop, Route, RouteKey, TABLE_HOSTS, TABLE_OVERLAY, Tables, Target, Veth,
-};
+use crate::layout::{FoundNexthop, Hop, Nexthop, Route, RouteKey, Rule, Tables, Target, Veth};
+use crate::rules::source_rules;
 
 /// The numbers of limpet's nexthop objects are `0x4c000000` to `0x4cffffff`.
 const FIRST_ID: u32 = 0x4c00_0000;
@@ -26,7 +25,7 @@ pub(crate) fn resolve(desired: &Desired, found: &Tables) -> Tables {
         addresses: desired.addresses.clone(),
         fdb: desired.fdb.clone(),
         neighbours: desired.neighbours.clone(),
-        rules: desired.rules.clone(),
+        rules: rules_of(desired, found),
         settings: desired.settings.clone(),
         ruleset: Some(desired.ruleset.listing()),
         ..Tables::default()
@@ -41,7 +40,8 @@ pub(crate) fn resolve(desired: &Desired, found: &Tables) -> Tables {
     for (key, route) in &desired.routes {
         let target = match &route.way {
             Way::Hop(hop) => Target::Nexthop(numbers.hop(hop)),
-            Way::Gateways(hops) => Target::Nexthop(numbers.group(key.destination, hops, found)),
+            Way::Gateways(hops) => Target::Nexthop(numbers.group(*key, hops, found)),
+            Way::Device(device) => Target::Link(device.clone()),
             Way::Unreachable => Target::Unreachable,
             Way::Throw => Target::Throw,
         };
@@ -64,6 +64,13 @@ pub(crate) fn resolve(desired: &Desired, found: &Tables) -> Tables {
     wanted
 }
 
+/// The rules, those for sources arranged as they are in the kernel where that will do.
+fn rules_of(desired: &Desired, found: &Tables) -> BTreeSet<Rule> {
+    let mut rules = source_rules(&desired.sources, &found.rules);
+    rules.extend(desired.rules.iter().copied());
+    rules
+}
+
 /// Whether this veth is the interface of a container that is known.
 pub(crate) fn is_known(desired: &Desired, name: &str, veth: &Veth) -> bool {
     desired.containers.get(name).is_some_and(|container| veth.is(container.uid))
@@ -75,7 +82,8 @@ fn add_container(
     (name, container): (&str, &Container),
 ) {
     for (address, source) in &container.addresses {
-        let key = RouteKey { table: TABLE_OVERLAY, destination: host_prefix(*address), metric: 0 };
+        let (table, destination) = (container.table, host_prefix(*address));
+        let key = RouteKey { table, destination, metric: 0 };
         let target = Target::Link(name.to_owned());
         // What is here wins over what is said to be elsewhere.
         routes.insert(key, Route { key, target, source: *source });
@@ -117,9 +125,8 @@ impl Numbers {
 
     /// The group for a prefix keeps its number when its members change: replacing it keeps the flows of those
     /// that stay.
-    fn group(&mut self, prefix: Prefix, hops: &BTreeSet<Hop>, found: &Tables) -> u32 {
+    fn group(&mut self, key: RouteKey, hops: &BTreeSet<Hop>, found: &Tables) -> u32 {
         let members = hops.iter().map(|hop| self.hop(hop)).collect();
-        let key = RouteKey { table: TABLE_HOSTS, destination: prefix, metric: 0 };
         let now = found.routes.iter().filter(|route| route.key == key);
         let kept = now.filter_map(|route| match route.target {
             Target::Nexthop(id) => Some(id),
@@ -130,7 +137,9 @@ impl Numbers {
             of_limpet.is_some_and(|nexthop| matches!(nexthop.leads, Nexthop::Group(_)))
         };
         let kept = kept.filter(is_group).find(|id| !self.wanted.contains_key(id));
-        let id = kept.unwrap_or_else(|| self.free(&["gateways", &prefix.to_string()]));
+        let RouteKey { table, destination, .. } = key;
+        let name = [destination.to_string(), table.to_string()];
+        let id = kept.unwrap_or_else(|| self.free(&["gateways", &name[0], &name[1]]));
         self.want(id, Nexthop::Group(members))
     }
 

@@ -159,6 +159,7 @@ pub(crate) async fn outlook(
         led_to: reach.led_to,
         forwarding: kernel.forwarding(seen).await?,
         others: kernel.others().await?,
+        mark_mask: agent.mark_mask,
     };
     let mut state = agent.state();
     let stance = state.stance(&agent.identity.host);

@@ -103,8 +103,8 @@ pub(crate) fn found_route(route: &RtRoute, names: &BTreeMap<u32, &str>) -> Optio
 }
 
 pub(crate) fn found_rule(rule: RtRule) -> Rule {
-    let RtRule { family, preference, from, table, .. } = rule;
-    Rule { family, preference, from, table }
+    let RtRule { family, preference, selector, action, .. } = rule;
+    Rule { family, preference, selector, action }
 }
 
 /// A step as the message that it is.
@@ -198,6 +198,6 @@ fn rt_route(
 }
 
 fn rt_rule(rule: Rule) -> RtRule {
-    let Rule { family, preference, from, table } = rule;
-    RtRule { family, preference, from, table, protocol: PROTOCOL }
+    let Rule { family, preference, selector, action } = rule;
+    RtRule { family, preference, selector, action, protocol: PROTOCOL }
 }

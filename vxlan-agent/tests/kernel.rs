@@ -240,7 +240,7 @@ async fn a_host_with_an_ipv6_underlay_and_a_second_network_is_laid_out() {
     }
     assert!(on.sh("ip route show table 7601 10.40.0.64/27").contains("dev limpet2"));
     assert!(on.sh("ip route show table 7602 192.0.2.2").contains("dev limpet1"));
-    assert!(on.sh("ip rule show").contains("from 10.40.0.96/30 lookup 7602"));
+    assert!(on.sh("ip rule show").contains("from 10.40.0.96/30 lookup 7603"));
     assert!(on.sh("nft list table inet limpet").contains("10.40.0.10-10.40.0.99"));
     assert!(agent.log().contains("host old has its underlay at 192.0.2.5"));
     agent.kill();

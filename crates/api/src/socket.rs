@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use limpet_net_types::{
-    ContainerId, HostName, IfName, Mac, Mtu, NetworkName, RuntimeName, Token, Uid,
+    ContainerId, HostName, IfName, Mac, Mtu, NetworkName, Prefix, RuntimeName, Token, Uid,
 };
 use serde::{Deserialize, Serialize};
 
@@ -32,8 +32,11 @@ pub struct Attach {
     /// The source of what the host itself sends to the container, for each of its addresses, where the host
     /// has one of the family.
     pub sources: Vec<Option<IpAddr>>,
-    /// The routing table of the host's routes to containers.
+    /// The routing table of the host's routes to the network's containers.
     pub table: u32,
+    /// The addresses of the network's pools: where an interface leads that has not the container's default route.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pools: Vec<Prefix>,
 }
 
 /// The interface is up: POST on the attachment's path and `/confirm`.

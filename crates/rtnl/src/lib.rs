@@ -57,7 +57,7 @@ pub use news::{Change, Entry, Event, Table};
 pub use nexthop::{Member, Nexthop, NexthopKind, Resilient};
 pub use request::Request;
 pub use route::{Route, RouteFilter, RouteTarget};
-pub use rule::Rule;
+pub use rule::{Rule, RuleAction, Selector};
 pub use shape::{Detour, FoundTbf, NewIfb, Tbf};
 pub use socket::{OpenError, RequestError, Socket};
 pub use tables::ReadError;

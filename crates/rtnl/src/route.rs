@@ -71,10 +71,10 @@ impl RouteTarget {
     }
 }
 
-/// Which routes to read: those of one table and one maker.
+/// Which routes to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteFilter {
-    /// The number of the table; 254 is main.
+    /// The number of the table, 254 is main; 0 for all.
     pub table: u32,
     /// Who made them; 0 for everybody.
     pub protocol: u8,

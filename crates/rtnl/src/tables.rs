@@ -171,7 +171,7 @@ impl Socket {
         none_if(Errno::ENODEV, found.await)
     }
 
-    /// Lists the routes of one table and maker, IPv4 and IPv6.
+    /// Lists the routes of one table or all, and of one maker or all, IPv4 and IPv6.
     ///
     /// # Errors
     ///
@@ -184,7 +184,7 @@ impl Socket {
                 Rt::Route(Message::NewRoute(message)) => {
                     let wanted = |route: &Route| {
                         let by = filter.protocol == 0 || route.protocol == filter.protocol;
-                        by && route.table == filter.table
+                        by && (filter.table == 0 || route.table == filter.table)
                     };
                     Route::decode(message).map(|route| Some(route).filter(wanted))
                 }
@@ -195,7 +195,7 @@ impl Socket {
         Ok(all)
     }
 
-    /// Lists the rules that limpet could have set, IPv4 and IPv6: those with a table and at most a source.
+    /// Lists the rules that limpet could have set, IPv4 and IPv6: those with one selector at most.
     ///
     /// # Errors
     ///

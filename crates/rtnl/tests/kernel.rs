@@ -14,7 +14,7 @@ use limpet_net_types::{Family, Mac};
 use limpet_rtnl::{
     Address, Event, FdbEntry, FilterMonitor, LinkChange, LinkKind, Member, Monitor, Neighbour,
     Netns, NewVeth, NewVxlan, Nexthop, NexthopKind, Request, Resilient, Route, RouteFilter,
-    RouteTarget, Rule, Scope, Socket, Table, VethPeer, Vxlan, sysctl,
+    RouteTarget, Rule, RuleAction, Scope, Selector, Socket, Table, VethPeer, Vxlan, sysctl,
 };
 use serde_json::Value;
 
@@ -397,9 +397,24 @@ async fn rules_are_set_once_and_foreign_ones_are_not_taken_for_ours() {
     let mut socket = ns.socket();
     let mut set = Vec::new();
     for (family, from) in [(Family::V4, "10.32.0.0/16"), (Family::V6, "fd32::/64")] {
-        let from = Some(from.parse().unwrap());
-        set.push(Rule { family, preference: 100, from, table: 7602, protocol: 76 });
-        set.push(Rule { family, preference: 200, from: None, table: 7601, protocol: 76 });
+        let rule = |preference, selector, action| Rule {
+            family,
+            preference,
+            selector,
+            action,
+            protocol: 76,
+        };
+        let from = Selector::From(from.parse().unwrap());
+        let unmarked = Selector::Marked { mark: 0, mask: 0xff00_0000 };
+        let marked = Selector::Marked { mark: 0x0100_0000, mask: 0xff00_0000 };
+        set.extend([
+            rule(50, unmarked, RuleAction::GoTo(96)),
+            rule(51, marked, RuleAction::Lookup(12001)),
+            rule(96, Selector::OfHost, RuleAction::Lookup(7600)),
+            rule(100, from, RuleAction::Lookup(7602)),
+            rule(101, from, RuleAction::Unreachable),
+            rule(200, Selector::All, RuleAction::Lookup(7601)),
+        ]);
     }
     ns.sh("ip rule add from 10.0.0.0/8 fwmark 7 lookup 7601 pref 150 protocol 76");
     for _ in 0..2 {
@@ -410,8 +425,17 @@ async fn rules_are_set_once_and_foreign_ones_are_not_taken_for_ours() {
     let ours =
         |rules: Vec<Rule>| rules.into_iter().filter(|r| r.protocol == 76).collect::<Vec<_>>();
     assert_eq!(ours(socket.rules().await.unwrap()), set);
-    let seen = ns.sh("ip rule show pref 100");
-    assert_eq!(seen.trim(), "100:\tfrom 10.32.0.0/16 lookup 7602 proto 76");
+    let seen = ns.sh("ip rule show");
+    for rule in [
+        "50:\tfrom all fwmark 0/0xff000000 goto 96 proto 76",
+        "51:\tfrom all fwmark 0x1000000/0xff000000 lookup 12001 proto 76",
+        "96:\tfrom all iif lo lookup 7600 proto 76",
+        "100:\tfrom 10.32.0.0/16 lookup 7602 proto 76",
+        "101:\tfrom 10.32.0.0/16 unreachable proto 76",
+        "200:\tfrom all lookup 7601 proto 76",
+    ] {
+        assert!(seen.contains(rule), "{rule}: {seen}");
+    }
     for rule in set {
         socket.request(&Request::DelRule(rule)).await.unwrap();
         socket.request(&Request::DelRule(rule)).await.expect("deleting it again");
@@ -482,7 +506,8 @@ async fn the_monitor_hears_changes_and_says_when_it_lost_some() {
     let mut socket = host.socket();
     let mut monitor = Monitor::open_in(&host.netns()).unwrap();
     let (device, _) = host.veth(&mut socket, &container).await;
-    let rule = Rule { family: Family::V6, preference: 9, from: None, table: 7601, protocol: 76 };
+    let (selector, action) = (Selector::All, RuleAction::Lookup(7601));
+    let rule = Rule { family: Family::V6, preference: 9, selector, action, protocol: 76 };
     socket.request(&Request::SetRule(rule)).await.unwrap();
     let mut heard = Vec::new();
     while heard.last() != Some(&(Table::Rule, None)) {

@@ -73,6 +73,7 @@ pub(super) fn facts() -> HostFacts {
         ],
         forwarding: Forwarding6::PerDevice,
         others: Others::default(),
+        mark_mask: crate::mark::DEFAULT_MASK.parse().unwrap(),
     }
 }
 
@@ -541,7 +542,7 @@ proptest! {
         let entries = resolve(&wanted, &kernel);
         prop_assert_eq!(&kernel.devices, &wanted.devices);
         prop_assert_eq!(&kernel.fdb, &wanted.fdb);
-        prop_assert_eq!(&kernel.rules, &wanted.rules);
+        prop_assert_eq!(&kernel.rules, &entries.rules);
         prop_assert!(kernel.routes.is_superset(&entries.routes));
         let foreign = |id: &u32| found.nexthops.get(id).filter(|nexthop| !nexthop.ours);
         for id in found.nexthops.keys().filter(|id| foreign(id).is_some()) {
