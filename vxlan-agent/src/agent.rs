@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`crate::watch`] | joins, stays alive, takes in what the controller tells | [`Agent::rejoin`] |
 //! | [`crate::run`] | keeps the kernel right | [`Agent::look`], the kernel, a timer |
+//! | [`crate::insides`] | keeps what is limpet's inside containers | [`Agent::attached`], the kernel, a timer |
 //! | [`crate::upkeep`] | answers asks, ends what is gone, buries the dead | [`Agent::tend`], a timer |
 //! | [`crate::report`] | says where kernel and store differ | [`Agent::report`] |
 //! | [`crate::socket`] | serves the plugin | the plugin |
@@ -78,6 +79,8 @@ pub(crate) struct Agent {
     pub(crate) save: Notify,
     /// Held while they are seen to, so that nobody sees to one of them twice at once.
     pub(crate) tending: tokio::sync::Mutex<()>,
+    /// An interface was confirmed.
+    pub(crate) attached: Notify,
     /// The controller waits for a report.
     pub(crate) report: Notify,
     /// How the last pass went.
@@ -116,6 +119,8 @@ pub(crate) struct State {
     pub(crate) severed_ever: u64,
     /// What others changed and was put back.
     pub(crate) drifts: Drifts,
+    /// The incarnations whose interfaces were confirmed a moment ago, and when.
+    pub(crate) attached: BTreeMap<Uid, Instant>,
     /// Where what is known is from, while no controller has told of everything.
     pub(crate) recalled: Option<Recalled>,
     /// Why what is known could not be written to the disk last time.
@@ -177,6 +182,7 @@ impl Agent {
             tend: Notify::new(),
             save: Notify::new(),
             tending: tokio::sync::Mutex::default(),
+            attached: Notify::new(),
             report: Notify::new(),
             passes: watch::Sender::new(Pass::default()),
             pulse: Pulse::default(),
@@ -246,6 +252,19 @@ impl Agent {
         self.state().records.insert(uid, record.clone());
         if let Err(error) = self.files.keep(record) {
             warn!(%uid, %error, "cannot record an attachment");
+        }
+    }
+
+    /// Records anew what is known of an attachment, unless that has ended meanwhile.
+    pub(crate) fn rewrite(&self, record: &Record) {
+        let uid = record.attachment.uid;
+        if let Err(error) = self.files.keep(record) {
+            warn!(%uid, %error, "cannot record an attachment");
+        }
+        if !self.state().records.contains_key(&uid)
+            && let Err(error) = self.files.forget(uid)
+        {
+            warn!(%uid, %error, "cannot remove the record of an attachment");
         }
     }
 

@@ -101,9 +101,10 @@ impl State {
         };
         let Claimed { attachment, network, revision } = claimed;
         match attach {
-            Ok(attach) => {
-                Ok((attach, Record { attachment, network, store, revision, severed: None }))
-            }
+            Ok(attach) => Ok((
+                attach,
+                Record { attachment, network, store, revision, severed: None, inside: None },
+            )),
             Err(error) => {
                 self.endings.insert(uid, key);
                 Err(error)
@@ -323,6 +324,8 @@ pub(crate) fn confirm(agent: &Agent, key: &Key, uid: Uid) -> Result<(), ApiError
     // What is listed for its end ends, whether the store still has it or not.
     let is_ending = state.endings.contains_key(&uid) || state.severing.contains(&uid);
     if is_known && !is_ending {
+        state.attached.insert(uid, Instant::now());
+        agent.attached.notify_one();
         return Ok(());
     }
     Err(not_found(key, "was ended meanwhile"))

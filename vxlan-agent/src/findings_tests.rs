@@ -36,7 +36,10 @@ fn each_difference_is_found_with_what_it_is_about_and_what_repairs_it() {
     ];
     let view = fixture::view(Snapshot { attachments, ..Snapshot::default() });
     let interface = |n: u8, up, severed| {
-        (Token::from_bits(n.into()), Interface { name: ifname(n), up, severed })
+        (
+            Token::from_bits(n.into()),
+            Interface { name: ifname(n), up, severed, index: 7, peer: 2, netns: Some(0) },
+        )
     };
     let interfaces: Interfaces = [
         interface(4, true, false),

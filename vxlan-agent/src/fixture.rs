@@ -80,7 +80,14 @@ pub(crate) fn claimed(attachment: Attachment, revision: u64) -> Claimed {
 /// What was recorded of an attachment, at revision 1 of store 1.
 pub(crate) fn record(n: u8, uid: u128) -> Record {
     let (attachment, network) = (attachment(n, uid), network(1));
-    Record { attachment, network, store: Token::from_bits(1), revision: 1, severed: None }
+    Record {
+        attachment,
+        network,
+        store: Token::from_bits(1),
+        revision: 1,
+        severed: None,
+        inside: None,
+    }
 }
 
 /// A network `n<index>` with the VNI `100 * index`.

@@ -8,6 +8,7 @@
 //! | [`desired`], [`resolve`], [`plan`], [`step`], [`nft`], [`layout`] | what the kernel should have, and the steps to it |
 //! | [`kernel`], [`translate`], [`filter`], [`veths`] | the kernel |
 //! | [`run`], [`pass`], [`mirror`], [`drift`] | one pass after another: what the kernel has, and what others did to it |
+//! | [`inside`], [`insides`] | what is limpet's inside containers |
 //! | [`watch`], [`upkeep`] | the other loops; [`agent`] is where they meet |
 //! | [`socket`], [`attachments`], [`flights`], [`evidence`] | the plugin's requests |
 //! | [`records`], [`orphans`], [`reassert`] | what lives here and is missing from the store |
@@ -31,6 +32,8 @@ mod findings;
 mod fixture;
 mod flights;
 mod identity;
+mod inside;
+mod insides;
 mod kernel;
 mod layout;
 mod mark;
@@ -141,6 +144,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tasks.spawn(watch::run(Arc::clone(&agent), stop.clone()));
     tasks.spawn(run::run(Arc::clone(&agent), Arc::clone(&dead), stop.clone()));
     tasks.spawn(upkeep::run(Arc::clone(&agent), Arc::clone(&veths), stop.clone()));
+    tasks.spawn(insides::run(Arc::clone(&agent), Arc::clone(&veths), stop.clone()));
     tasks.spawn(report::run(Arc::clone(&agent), Arc::clone(&veths), stop.clone()));
     tasks.spawn(snapshot::run(Arc::clone(&agent), stop.clone()));
     tasks.spawn(upkeep::bury(veths, dead, stop.clone()));

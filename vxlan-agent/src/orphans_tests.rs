@@ -79,7 +79,17 @@ fn judged(cases: &[Case], all: bool) -> (BTreeSet<u128>, BTreeSet<u128>) {
         .map(|(attachment, case)| {
             let key = Key::of(&attachment);
             let name = host_ifname(&key.network, &key.container, &key.ifname);
-            (attachment.uid, Interface { name, up: !case.severed, severed: case.severed })
+            (
+                attachment.uid,
+                Interface {
+                    name,
+                    up: !case.severed,
+                    severed: case.severed,
+                    index: 7,
+                    peer: 2,
+                    netns: None,
+                },
+            )
         })
         .collect();
     let mut flights = Flights::default();

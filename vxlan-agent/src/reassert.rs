@@ -273,7 +273,7 @@ fn tidy(agent: &Agent, begun: &Begun, interfaces: &Interfaces) {
         .filter_map(|(key, attachment)| {
             let network = state.view.networks.get(&key.network)?.clone();
             let attachment = attachment.clone();
-            Some(Record { attachment, network, store, revision, severed: None })
+            Some(Record { attachment, network, store, revision, severed: None, inside: None })
         })
         .collect();
     drop(guard);

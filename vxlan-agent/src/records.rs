@@ -15,6 +15,8 @@ use limpet_net_types::{Token, Uid};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
+use crate::inside::Inside;
+
 /// An attachment as it was answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
@@ -27,6 +29,9 @@ pub(crate) struct Record {
     /// Why its container was taken off the network, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) severed: Option<String>,
+    /// What is limpet's inside the container, once that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) inside: Option<Inside>,
 }
 
 /// The directory of the records.

@@ -119,12 +119,22 @@ pub(crate) struct Interface {
     pub(crate) up: bool,
     /// Whether its container was taken off the network.
     pub(crate) severed: bool,
+    pub(crate) index: u32,
+    /// The index of the other end, in the container.
+    pub(crate) peer: u32,
+    /// The number here of the container's network namespace.
+    pub(crate) netns: Option<u32>,
 }
 
 impl Interface {
     fn of(link: &Link) -> Self {
         let severed = link.group == GROUP_OF_THE_SEVERED;
-        Self { name: link.name.clone(), up: link.up, severed }
+        let (peer, netns) = match link.kind {
+            LinkKind::Veth(veth) => (veth.peer, veth.peer_netns),
+            _ => (0, None),
+        };
+        let (name, up, index) = (link.name.clone(), link.up, link.index);
+        Self { name, up, severed, index, peer, netns }
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub(crate) mod fake;
 
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -26,7 +27,9 @@ impl Host {
     pub(crate) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("agent-{}-{count}", std::process::id());
+        // Test programs have process numbers of their own, so that another's may be the same; directories they share.
+        let unique = std::hash::RandomState::new().build_hasher().finish();
+        let name = format!("agent-{unique:x}-{count}");
         let dir = std::env::temp_dir().join(&name);
         std::fs::create_dir_all(&dir).unwrap();
         let host = Self { name, dir };
