@@ -252,20 +252,10 @@ impl Order<'_> {
         self.attach.attachment.addresses.iter().map(|held| held.address)
     }
 
-    /// Forwarding is switched on for this interface alone, so that the host stays closed for others.
     fn set_host_sysctls(&self) -> Result<(), AttachError> {
         let name = self.attach.host_ifname.as_str();
-        if self.has(Family::V4) {
-            sysctl::write(&["ipv4", "conf", name, "forwarding"], "1")?;
-            // A container sends from its own addresses only; of IPv6 the agent's nftables table sees to that.
-            sysctl::write(&["ipv4", "conf", name, "rp_filter"], "1")?;
-        }
-        // A container could otherwise make itself the host's router by announcing itself, whatever its addresses.
-        unless_missing(sysctl::write(&["ipv6", "conf", name, "accept_ra"], "0"))?;
-        if self.has(Family::V6) {
-            sysctl::ensure(&["ipv6", "conf", name, "disable_ipv6"], "0")?;
-            // Kernels before 6.17 forward everywhere or nowhere, which is the agent's to settle.
-            unless_missing(sysctl::write(&["ipv6", "conf", name, "force_forwarding"], "1"))?;
+        for setting in host_settings(self.attach) {
+            setting.set(name)?;
         }
         Ok(())
     }
@@ -311,6 +301,53 @@ impl Order<'_> {
         }
         requests
     }
+}
+
+/// A setting of the host's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Setting {
+    /// `ipv4` or `ipv6`.
+    pub(crate) family: &'static str,
+    pub(crate) name: &'static str,
+    pub(crate) value: &'static str,
+}
+
+impl Setting {
+    /// Its path below `/proc/sys/net`.
+    pub(crate) fn path<'a>(&self, device: &'a str) -> [&'a str; 4] {
+        [self.family, "conf", device, self.name]
+    }
+
+    fn set(&self, device: &str) -> Result<(), SysctlError> {
+        let path = self.path(device);
+        match self.name {
+            // Writing it has effects where it does not change, too.
+            "disable_ipv6" => sysctl::ensure(&path, self.value).map(|_| ()),
+            // Kernels without IPv6; and those before 6.17, which forward everywhere or nowhere: the agent's to settle.
+            "accept_ra" | "force_forwarding" => unless_missing(sysctl::write(&path, self.value)),
+            _ => sysctl::write(&path, self.value),
+        }
+    }
+}
+
+/// The settings that the host's end of an attachment needs.
+///
+/// Forwarding is switched on for this interface alone, so that the host stays closed for others. A container sends from
+/// its own addresses only; of IPv6 the agent's nftables table sees to that. And whatever its addresses, it could make
+/// itself the host's router by announcing itself.
+pub(crate) fn host_settings(attach: &Attach) -> impl Iterator<Item = Setting> + use<> {
+    let has =
+        |family| attach.attachment.addresses.iter().any(|held| Family::of(held.address) == family);
+    let (v4, v6) = (has(Family::V4), has(Family::V6));
+    let settings = [
+        ("ipv4", "forwarding", "1", v4),
+        ("ipv4", "rp_filter", "1", v4),
+        ("ipv6", "accept_ra", "0", true),
+        ("ipv6", "disable_ipv6", "0", v6),
+        ("ipv6", "force_forwarding", "1", v6),
+    ];
+    let needed = settings.into_iter().filter(|(.., needed)| *needed);
+    needed.map(|(family, name, value, _)| Setting { family, name, value })
 }
 
 /// The host's neighbour entry for a container's address: permanent, because nobody answers for it.

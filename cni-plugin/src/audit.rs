@@ -1,14 +1,17 @@
 //! Pure: what CHECK compares: the previous result, the attachment, and what the kernel has.
 
+mod inside;
+mod outside;
+
 use std::net::IpAddr;
 
 use limpet_api::socket::Attach;
-use limpet_net_types::{Family, IfName, Mac, Prefix, shaper_ifname};
-use limpet_rtnl::{Detour, FoundAddress, FoundNeighbour, Link, LinkKind, Route, RouteTarget};
+use limpet_net_types::{IfName, Mac};
+use limpet_rtnl::{FoundAddress, FoundNeighbour, Link, LinkKind, Route};
 
-use crate::attach::{inside_neighbour, outside_neighbour, outside_route};
-use crate::bandwidth::{Bandwidth, Limit};
-use crate::result::{CniResult, Interface};
+use crate::attach::Setting;
+use crate::bandwidth::Bandwidth;
+use crate::result::CniResult;
 use crate::shape::Shaping;
 
 /// What the kernel has of an attachment.
@@ -18,6 +21,10 @@ pub(crate) struct Found {
     pub(crate) inside: Option<Inside>,
     /// The host's end, if it is there.
     pub(crate) outside: Option<Outside>,
+    /// The network's VXLAN device, if it is there and known by name.
+    pub(crate) device: Option<Link>,
+    /// Whether the nftables table is there, if it is known by name.
+    pub(crate) filter: Option<bool>,
 }
 
 /// What the kernel has in the container.
@@ -37,20 +44,27 @@ pub(crate) struct Outside {
     /// Limpet's of the table of containers.
     pub(crate) routes: Vec<Route>,
     pub(crate) neighbours: Vec<FoundNeighbour>,
+    /// The settings that it should have, with the values that it has, as far as the kernel has them.
+    pub(crate) settings: Vec<(Setting, String)>,
     pub(crate) shaping: Shaping,
+}
+
+/// What the attachment should be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) prev: &'a CniResult,
+    pub(crate) attach: &'a Attach,
+    pub(crate) ifname: &'a IfName,
+    pub(crate) bandwidth: Bandwidth,
 }
 
 /// Returns all that is wrong, in words; nothing if the attachment works.
 ///
-/// Plugins that come later in a chain may change MAC address, MTU and routes: what they changed is in the previous
-/// result, which is therefore what the inside is compared with. Whatever they did, the host must know the MAC
-/// address that the interface has, or nothing arrives.
-pub(crate) fn audit(
-    prev: &CniResult,
-    attach: &Attach,
-    (ifname, bandwidth): (&IfName, Bandwidth),
-    found: &Found,
-) -> Vec<String> {
+/// Plugins that come later in a chain may change the MAC address and routes: what they changed is in the previous
+/// result, which is therefore what the inside is compared with. A smaller MTU they do not tell, and it is right.
+/// Whatever they did, the host must know the MAC address that the interface has, or nothing arrives.
+pub(crate) fn audit(wanted: &Wanted<'_>, found: &Found) -> Vec<String> {
+    let Wanted { prev, attach, ifname, .. } = *wanted;
     let mut problems = Vec::new();
     let place = prev
         .interfaces
@@ -60,22 +74,23 @@ pub(crate) fn audit(
         Some(place) => problems.extend(lost_addresses(prev, place, attach)),
         None => problems.push(format!("prevResult lists no interface {ifname} of a container")),
     }
-    let mac = if let Some(inside) = &found.inside {
-        let listed = place.map(|place| &prev.interfaces[place]);
-        problems.extend(wrong_link(&inside.link, listed, attach));
-        problems.extend(wrong_inside(prev, attach, inside));
-        inside.link.mac.unwrap_or(attach.attachment.mac)
-    } else {
-        problems.push(format!("interface {ifname} is missing in the container"));
-        attach.attachment.mac
-    };
+    let listed = place.and_then(|place| prev.interfaces.get(place));
+    match &found.inside {
+        Some(inside) => problems.extend(inside::problems(wanted, listed, inside)),
+        None => problems.push(format!("interface {ifname} is missing in the container")),
+    }
     match &found.outside {
-        Some(outside) => {
-            problems.extend(wrong_outside(attach, outside, mac));
-            problems.extend(wrong_shaping(attach, bandwidth, outside));
-        }
+        Some(outside) => problems.extend(outside::problems(wanted, found, outside)),
         None => problems.push(format!("interface {} is missing on the host", attach.host_ifname)),
     }
+    if let (Some(inside), Some(outside)) = (&found.inside, &found.outside)
+        && !are_a_pair(&inside.link, &outside.link)
+    {
+        let name = &outside.link.name;
+        problems
+            .push(format!("interface {ifname} in the container is not the other end of {name}"));
+    }
+    problems.extend(wrong_network(attach, found));
     problems
 }
 
@@ -92,126 +107,29 @@ fn lost_addresses(prev: &CniResult, place: usize, attach: &Attach) -> Vec<String
         .collect()
 }
 
-fn wrong_link(link: &Link, listed: Option<&Interface>, attach: &Attach) -> Vec<String> {
-    let (name, mut problems) = (&link.name, Vec::new());
-    let mac = listed.and_then(|listed| listed.mac.parse().ok()).unwrap_or(attach.attachment.mac);
-    if link.mac != Some(mac) {
-        problems.push(format!("interface {name} has MAC address {}, not {mac}", shown(link.mac)));
-    }
-    let mtu: u32 = attach.mtu.into();
-    match listed.and_then(|listed| listed.mtu) {
-        Some(listed) if listed != link.mtu => {
-            problems.push(format!("interface {name} has MTU {}, not {listed}", link.mtu));
-        }
-        _ if link.mtu > mtu => {
-            problems
-                .push(format!("interface {name} has MTU {}, the overlay carries {mtu}", link.mtu));
-        }
-        _ => {}
-    }
-    if !link.up {
-        problems.push(format!("interface {name} is down"));
-    } else if !link.carrier {
-        problems.push(format!("interface {name} has no carrier"));
-    }
-    problems
-}
-
-fn wrong_inside(prev: &CniResult, attach: &Attach, inside: &Inside) -> Vec<String> {
-    let (name, mut problems) = (&inside.link.name, Vec::new());
-    for address in addresses(attach) {
-        let length = Family::of(address).bits();
-        let has = |found: &FoundAddress| {
-            found.address.address == address && found.address.length == length
-        };
-        if !inside.addresses.iter().any(has) {
-            problems.push(format!("address {address} is missing on {name}"));
-        }
-    }
-    for gateway in attach.gateways.iter().copied() {
-        // A later plugin may have routed another way; then the gateway is not ours to ask for.
-        let by_gateway = prev.routes.iter().filter(|route| route.gw == Some(gateway));
-        let mut is_used = false;
-        for route in by_gateway {
-            is_used = true;
-            let dst = Prefix::containing(route.dst.ip(), route.dst.prefix());
-            let target = RouteTarget::gateway(inside.link.index, gateway);
-            if !inside.routes.iter().any(|found| found.destination == dst && found.target == target)
-            {
-                problems.push(format!("route {dst} via {gateway} is missing in the container"));
-            }
-        }
-        let entry = inside_neighbour(inside.link.index, gateway, attach.gateway_mac);
-        let has = |found: &FoundNeighbour| {
-            found.address == gateway && found.permanent && found.mac == Some(entry.mac)
-        };
-        if is_used && !inside.neighbours.iter().any(has) {
-            problems.push(format!("neighbour entry of {gateway} is missing in the container"));
-        }
-    }
-    problems
-}
-
-fn wrong_outside(attach: &Attach, outside: &Outside, mac: Mac) -> Vec<String> {
-    let Outside { link, routes, neighbours, .. } = outside;
-    let (name, mut problems) = (&link.name, Vec::new());
-    let uid = attach.attachment.uid.to_string();
-    if !matches!(link.kind, LinkKind::Veth(_)) || link.alias.as_ref() != Some(&uid) {
-        let alias = link.alias.as_deref().unwrap_or("none");
-        problems.push(format!("interface {name} on the host has alias {alias}, not {uid}"));
-    }
-    if link.group != attach.group {
-        problems.push(format!("interface {name} is in group {}, not {}", link.group, attach.group));
-    }
-    if link.mac != Some(attach.gateway_mac) {
-        let (has, wanted) = (shown(link.mac), attach.gateway_mac);
-        problems.push(format!("interface {name} has MAC address {has}, not {wanted}"));
-    }
-    if !link.up {
-        problems.push(format!("interface {name} on the host is down"));
-    }
-    for (i, address) in addresses(attach).enumerate() {
-        let source = attach.sources.get(i).copied().flatten();
-        let wanted = outside_route(attach.table, link.index, address, source);
-        // Its source follows the host's addresses, which may just have changed.
-        let is = |found: &Route| *found == Route { source: found.source, ..wanted };
-        if !routes.iter().any(is) {
-            let table = attach.table;
-            problems.push(format!("the host's route to {address} is missing in table {table}"));
-        }
-        let wanted = outside_neighbour(link.index, address, mac);
-        if !neighbours.iter().any(|found| found.as_permanent() == Some(wanted)) {
-            problems.push(format!("the host's neighbour entry of {address} with {mac} is missing"));
-        }
-    }
-    problems
-}
-
-fn wrong_shaping(attach: &Attach, bandwidth: Bandwidth, outside: &Outside) -> Vec<String> {
-    let Outside { link, shaping, .. } = outside;
-    let mut problems = Vec::new();
-    let mut bucket = |device: &Link, limit: Limit| {
-        let wanted = limit.tbf(device.index, attach.mtu.into());
-        if !shaping.buckets.iter().any(|found| wanted.is(found)) {
-            problems.push(format!("the limit at {} is missing or another: {wanted}", device.name));
-        }
+fn are_a_pair(inside: &Link, outside: &Link) -> bool {
+    let (LinkKind::Veth(one), LinkKind::Veth(other)) = (&inside.kind, &outside.kind) else {
+        return false;
     };
-    if let Some(limit) = bandwidth.ingress {
-        bucket(link, limit);
+    one.peer == outside.index && other.peer == inside.index
+}
+
+/// What is wrong with what the host has for all containers of the network. An agent of an earlier version does not
+/// say what that is called.
+fn wrong_network(attach: &Attach, found: &Found) -> Vec<String> {
+    let mut problems = Vec::new();
+    if let Some(name) = &attach.device {
+        match &found.device {
+            Some(device) if !device.up => {
+                problems.push(format!("the network's device {name} is down"));
+            }
+            Some(device) if matches!(device.kind, LinkKind::Vxlan(_)) => {}
+            Some(_) => problems.push(format!("the network's device {name} is no VXLAN device")),
+            None => problems.push(format!("the network's device {name} is missing")),
+        }
     }
-    if let Some(limit) = bandwidth.egress {
-        let name = shaper_ifname(&link.name);
-        let Some(shaper) = &shaping.shaper else {
-            problems.push(format!("the device {name} that limits what is sent is missing"));
-            return problems;
-        };
-        bucket(shaper, limit);
-        if !shaper.up {
-            problems.push(format!("the device {name} that limits what is sent is down"));
-        }
-        if !shaping.detours.contains(&Detour { from: link.index, through: shaper.index }) {
-            problems.push(format!("what {} receives does not go through {name}", link.name));
-        }
+    if let (Some(name), Some(false)) = (&attach.filter, found.filter) {
+        problems.push(format!("the nftables table inet {name} is missing"));
     }
     problems
 }

@@ -132,7 +132,7 @@ fn check_lists_everything_that_is_wrong() {
     lab.add();
     for command in [
         "ip link set eth0 address 02:00:00:00:00:99",
-        "ip link set eth0 mtu 1400",
+        "ip link set eth0 mtu 1500",
         "ip addr del 10.32.0.5/32 dev eth0",
         "ip -6 route del default",
     ] {

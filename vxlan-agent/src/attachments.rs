@@ -19,7 +19,8 @@ use crate::desired::mtu_of;
 use crate::evidence::{Evidence, gone};
 use crate::flights::ConnectionId;
 use crate::identity::random;
-use crate::layout::{container_gateway, group_of};
+use crate::layout::{container_gateway, device_name, group_of};
+use crate::nft;
 use crate::records::Record;
 use crate::run::is_ready;
 use crate::segments::{pools_of, table_of};
@@ -308,6 +309,9 @@ fn attach_of(state: &State, attachment: &Attachment) -> Result<Attach, ApiError>
         sources: addresses().map(|address| facts.primary(Family::of(address))).collect(),
         table: table_of(network),
         pools: pools_of(&state.view, &network.name).into_iter().flat_map(Range::prefixes).collect(),
+        device: Some(device_name(network.index)),
+        filter: Some(nft::NAME.to_owned()),
+        doubt: None,
         attachment: attachment.clone(),
     })
 }
@@ -331,13 +335,44 @@ pub(crate) fn confirm(agent: &Agent, key: &Key, uid: Uid) -> Result<(), ApiError
     Err(not_found(key, "was ended meanwhile"))
 }
 
-/// What an attachment was given.
+/// What an attachment was given, and whether anything speaks against it that the kernel does not show.
+///
+/// # Errors
+///
+/// It is not known, or its container was taken off the network; or, for now, what is known of it is not settled.
 pub(crate) fn check(agent: &Agent, key: &Key) -> Result<Attach, ApiError> {
+    let (doubt, settled) = (agent.session().err(), agent.passes.borrow().count > 0);
     let state = agent.state();
+    let silent = state.contact.silent.as_ref();
+    let silent = silent.map(|_| not_joined(&state));
     match state.view.attachment(key).filter(|_| state.view.unconfirmed().is_none()) {
-        Some(attachment) => attach_of(&state, attachment),
+        Some(_) if !settled => {
+            let words = "the agent has started and not been through the kernel yet";
+            Err(ApiError::new(ErrorCode::Unavailable, words))
+        }
+        Some(attachment) => {
+            Ok(Attach { doubt: doubt.or(silent), ..attach_of(&state, attachment)? })
+        }
         None if state.view.position().is_none() => Err(not_joined(&state)),
-        None => Err(not_found(key, "is not known")),
+        None => Err(state.missing(key)),
+    }
+}
+
+impl State {
+    /// Why an attachment is not in the store, as far as that is known here.
+    fn missing(&self, key: &Key) -> ApiError {
+        let recorded = self.records.values().map(|record| &record.attachment);
+        let recorded = recorded.filter(|attachment| Key::of(attachment) == *key);
+        let uids: Vec<Uid> = recorded.map(|attachment| attachment.uid).collect();
+        if let Some(why) = uids.iter().find_map(|uid| self.severed.get(uid)) {
+            return not_found(key, &format!("was taken off the network: {why}"));
+        }
+        if uids.is_empty() {
+            return not_found(key, "is not known");
+        }
+        let words =
+            format!("{} is not in the store, and the controller is asked why", words_for(key));
+        ApiError::new(ErrorCode::Unavailable, words)
     }
 }
 

@@ -236,8 +236,16 @@ fn attach(seen: &Seen, state: &State) -> Value {
         "sources": given().map(|(_, _, _, source)| source).collect::<Vec<_>>(),
         "table": 7601,
     });
-    for (field, value) in state.changes.as_object().into_iter().flatten() {
-        attach[field] = value.clone();
-    }
+    merge(&mut attach, &state.changes);
     attach
+}
+
+/// Puts the fields of `changes` in place of those of the same name, within objects too.
+fn merge(into: &mut Value, changes: &Value) {
+    for (field, value) in changes.as_object().into_iter().flatten() {
+        match into.get_mut(field) {
+            Some(inner) if inner.is_object() && value.is_object() => merge(inner, value),
+            _ => into[field] = value.clone(),
+        }
+    }
 }

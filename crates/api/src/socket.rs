@@ -37,6 +37,15 @@ pub struct Attach {
     /// The addresses of the network's pools: where an interface leads that has not the container's default route.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pools: Vec<Prefix>,
+    /// The network's VXLAN device on the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The nftables table, of family `inet`, that keeps containers to their own addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    /// Why the controller may know otherwise: it does not answer now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<crate::ApiError>,
 }
 
 /// The interface is up: POST on the attachment's path and `/confirm`.

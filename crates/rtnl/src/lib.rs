@@ -29,6 +29,7 @@
 
 mod address;
 mod elsewhere;
+mod filter;
 mod filter_monitor;
 mod link;
 mod message;
@@ -48,6 +49,7 @@ mod wire;
 
 pub use address::{Address, FoundAddress, Scope};
 pub use elsewhere::{ElsewhereEvent, ElsewhereMonitor};
+pub use filter::has_filter_table;
 pub use filter_monitor::FilterMonitor;
 pub use link::{Link, LinkChange, LinkKind, NewVeth, NewVxlan, Veth, VethPeer, Vxlan};
 pub use monitor::{Monitor, MonitorError};
