@@ -53,8 +53,8 @@ impl Unit {
         ));
     }
 
-    /// Writes a file of the host.
-    fn write(&self, path: &str, text: &str) {
+    /// Writes a file of its host.
+    pub fn write(&self, path: &str, text: &str) {
         let place = self.host.path_from_outside(path);
         let dir = Path::new(path).parent().unwrap();
         self.host.run(&format!("mkdir -p {}", dir.display()));

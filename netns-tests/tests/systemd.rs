@@ -3,43 +3,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use netns_tests::{Agent, Datacentre, Fabric, Flow, Host, Pod, Unit, sh, wait_until};
-
-/// A host whose agent is a unit, and the rest of a small datacentre.
-struct Site {
-    unit: Unit,
-    /// Makes and deletes containers on it.
-    agent: Agent,
-    host: Host,
-    dc: Datacentre,
-}
+use netns_tests::{Agent, Fabric, Flow, Host, Pod, Site, Unit, sh, wait_until};
 
 const ADDRESSES: [&str; 2] = ["192.0.2.3/24", "2001:db8::3/64"];
-
-impl Site {
-    /// Everything but the boot of the host.
-    fn new() -> Self {
-        let dc = Datacentre::small();
-        let host = Host::with_systemd("node-s");
-        dc.underlay.join(&host, "eth0", &ADDRESSES);
-        let controller = format!("LIMPET_CONTROLLER={}", dc.controller.url());
-        let unit = Unit::install(&host, "limpet-agent", &[&controller, "LIMPET_HOST=node-s"]);
-        let agent = Agent::new(&host, &dc.controller.url(), "");
-        Self { unit, agent, host, dc }
-    }
-
-    fn boot(self) -> Self {
-        self.host.boot();
-        self.unit.wait_active();
-        self
-    }
-
-    fn reboot(&self) {
-        self.host.reboot_in_order();
-        self.dc.underlay.join(&self.host, "eth0", &ADDRESSES);
-        self.host.boot();
-    }
-}
 
 /// Pings of both families from a container on another host to one on this.
 fn flows(from: &Pod, to: &Pod) -> [Flow; 2] {
