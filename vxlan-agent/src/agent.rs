@@ -7,6 +7,7 @@
 //! | [`crate::insides`] | keeps what is limpet's inside containers | [`Agent::attached`], the kernel, a timer |
 //! | [`crate::upkeep`] | answers asks, ends what is gone, buries the dead | [`Agent::tend`], a timer |
 //! | [`crate::report`] | says where kernel and store differ | [`Agent::report`] |
+//! | [`crate::conditions`] | looks for what others did to the host | [`Agent::survey`], a timer |
 //! | [`crate::socket`] | serves the plugin | the plugin |
 //! | [`crate::snapshot`] | writes what is known to the disk | [`Agent::save`] |
 //!
@@ -26,6 +27,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::conditions::Survey;
 use crate::config::Config;
 use crate::desired::HostFacts;
 use crate::drift::{Drifts, Moment};
@@ -83,6 +85,10 @@ pub(crate) struct Agent {
     pub(crate) attached: Notify,
     /// The controller waits for a report.
     pub(crate) report: Notify,
+    /// What others did to the host may be different.
+    pub(crate) survey: Notify,
+    /// What was found of it last.
+    pub(crate) surveys: watch::Sender<Survey>,
     /// How the last pass went.
     pub(crate) passes: watch::Sender<Pass>,
     /// Whether the loop that keeps the kernel right still turns.
@@ -184,6 +190,8 @@ impl Agent {
             tending: tokio::sync::Mutex::default(),
             attached: Notify::new(),
             report: Notify::new(),
+            survey: Notify::new(),
+            surveys: watch::Sender::new(Survey::default()),
             passes: watch::Sender::new(Pass::default()),
             pulse: Pulse::default(),
             joins: watch::Sender::new(0),

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use limpet_api::client::Endpoint;
 use limpet_api::config::Role;
 use limpet_net_types::{HostName, NameGlob, Prefix};
@@ -29,6 +29,22 @@ pub(crate) enum Verb {
     Plan,
     /// Print how things stand with the running agent: joined, severed containers, what is wrong.
     Status,
+    /// Print what is wrong on this host: what others did to it, and where its kernel is not as it should be.
+    ///
+    /// Asks the running agent; without one it looks for itself. Exit codes: 0 nothing is wrong, 1 something is, 2
+    /// that cannot be told.
+    Check {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// What others did that limpet undoes if it is asked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mend {
+    /// A chain FORWARD of iptables that drops the overlay's packets: two rules let them pass.
+    ForwardPolicy,
 }
 
 /// Where things are, and what the host is.
@@ -82,6 +98,10 @@ pub(crate) struct Config {
     /// The file of what must not outlive a reboot: which boot this is.
     #[arg(long, env = "LIMPET_BOOT_ID_FILE", default_value = "/run/limpet/boot-id", global = true)]
     pub(crate) boot_id_file: PathBuf,
+    /// Undo what others did to this host: `forward-policy` sets two rules in the iptables chain DOCKER-USER, or else
+    /// FORWARD, where that drops the overlay's packets; can be repeated.
+    #[arg(long, env = "LIMPET_MEND", value_delimiter = ',', global = true)]
+    pub(crate) mend: Vec<Mend>,
     /// The address and port at which anybody may read metrics, such as `192.0.2.1:7601`; nobody may if left out.
     #[arg(long, env = "LIMPET_METRICS_LISTEN", value_name = "ADDRESS:PORT", global = true)]
     pub(crate) metrics_listen: Option<SocketAddr>,

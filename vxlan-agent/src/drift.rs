@@ -164,13 +164,11 @@ impl Drifts {
     }
 
     /// How many there were of each kind, of none included.
-    #[cfg_attr(not(test), expect(dead_code, reason = "what shows drift comes with the metrics"))]
     pub(crate) fn counts(&self) -> impl Iterator<Item = (Kind, u64)> {
         Kind::ALL.into_iter().map(|kind| (kind, self.counts.get(&kind).copied().unwrap_or(0)))
     }
 
     /// The last hundred, the latest first.
-    #[cfg_attr(not(test), expect(dead_code, reason = "what shows drift comes with the metrics"))]
     pub(crate) fn last(&self) -> impl Iterator<Item = &Drift> {
         self.last.iter().rev()
     }

@@ -54,7 +54,7 @@ async fn from_agent(config: &Config) -> anyhow::Result<Option<Vec<String>>> {
     Ok(Some(plan.commands))
 }
 
-async fn from_controller(config: Config) -> anyhow::Result<Vec<String>> {
+pub(crate) async fn from_controller(config: Config) -> anyhow::Result<Vec<String>> {
     let hostname =
         std::fs::read_to_string("/proc/sys/kernel/hostname").context("reading the hostname")?;
     let name = config.host_name(&hostname)?;
@@ -78,7 +78,7 @@ async fn from_controller(config: Config) -> anyhow::Result<Vec<String>> {
     Ok(steps(&desired, mirror).await?.iter().map(ToString::to_string).collect())
 }
 
-async fn view_of(config: &Config, host: &HostName) -> anyhow::Result<View> {
+pub(crate) async fn view_of(config: &Config, host: &HostName) -> anyhow::Result<View> {
     let client = Client::new(config.controller.clone(), LIMIT);
     let call = Call::new(Method::GET, paths::watch(host)).with_query(&WatchQuery::default())?;
     let mut lines = client.lines(&call).await?;

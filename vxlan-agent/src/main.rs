@@ -14,12 +14,15 @@
 //! | [`records`], [`orphans`], [`reassert`] | what lives here and is missing from the store |
 //! | [`snapshot`], [`saved`], [`recalled`] | what is known, on disk, and gone by while no controller answers |
 //! | [`findings`], [`report`] | where kernel and store differ, for the controller |
+//! | [`conditions`], [`health`], [`check`] | what others did to the host, and `limpet-agent check` |
 //! | [`metrics`] | what is counted, for Prometheus |
 //! | [`service`], [`pulse`] | what the service manager is told |
 //! | [`dry_run`], [`status`] | `limpet-agent plan` and `limpet-agent status` |
 
 mod agent;
 mod attachments;
+mod check;
+mod conditions;
 mod config;
 mod desired;
 mod drift;
@@ -31,6 +34,7 @@ mod findings;
 #[cfg(test)]
 mod fixture;
 mod flights;
+mod health;
 mod identity;
 mod inside;
 mod insides;
@@ -86,16 +90,18 @@ use crate::veths::Veths;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let failure = if let Some(Verb::Check { .. }) = cli.verb { check::UNKNOWN } else { 1 };
     match run_program(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "limpet-agent: {error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(failure)
         }
     }
 }
 
-fn run_program(cli: Cli) -> anyhow::Result<()> {
+/// Returns the exit code of what was done.
+fn run_program(cli: Cli) -> anyhow::Result<u8> {
     let filter = EnvFilter::try_new(&cli.config.log)
         .with_context(|| format!("reading the log filter {:?}", cli.config.log))?;
     tracing_subscriber::fmt()
@@ -110,10 +116,12 @@ fn run_program(cli: Cli) -> anyhow::Result<()> {
         .build()
         .context("starting the runtime")?;
     match cli.verb {
-        None => runtime.block_on(serve(cli.config)),
-        Some(Verb::Plan) => runtime.block_on(dry_run::run(cli.config)),
-        Some(Verb::Status) => runtime.block_on(status::run(cli.config)),
+        None => runtime.block_on(serve(cli.config))?,
+        Some(Verb::Plan) => runtime.block_on(dry_run::run(cli.config))?,
+        Some(Verb::Status) => runtime.block_on(status::run(cli.config))?,
+        Some(Verb::Check { json }) => return runtime.block_on(check::run(cli.config, json)),
     }
+    Ok(0)
 }
 
 /// Who this host is, made on its first start.
@@ -145,6 +153,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tasks.spawn(run::run(Arc::clone(&agent), Arc::clone(&dead), stop.clone()));
     tasks.spawn(upkeep::run(Arc::clone(&agent), Arc::clone(&veths), stop.clone()));
     tasks.spawn(insides::run(Arc::clone(&agent), Arc::clone(&veths), stop.clone()));
+    tasks.spawn(conditions::run(Arc::clone(&agent), stop.clone()));
     tasks.spawn(report::run(Arc::clone(&agent), Arc::clone(&veths), stop.clone()));
     tasks.spawn(snapshot::run(Arc::clone(&agent), stop.clone()));
     tasks.spawn(upkeep::bury(veths, dead, stop.clone()));

@@ -14,6 +14,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use limpet_api::client::ClientError;
+use limpet_api::condition::ConditionCode;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -59,6 +60,9 @@ pub(crate) struct Metrics {
     failures: Gauge,
     problems: Gauge,
     silence: Gauge,
+    overruns: Counter,
+    drift: Family<Label, Counter>,
+    condition: Family<Label, Gauge>,
 }
 
 impl Metrics {
@@ -93,6 +97,7 @@ impl Metrics {
         let [joins, severings] = [Counter::default(), Counter::default()];
         let steps = counters("steps", "Changes of the kernel that were carried out");
         let steps_failed = counters("steps_failed", "Changes of the kernel that failed");
+        let drift = counters("drift", "What of limpet's others changed and was put back");
         let requests = counters("controller_requests", "Requests to controllers, by how they went");
         // What has a value from the beginning is no news with its first one.
         for outcome in OUTCOMES {
@@ -100,6 +105,12 @@ impl Metrics {
         }
         registry.register("joins", "How often the host has joined", joins.clone());
         registry.register("severings", "Containers taken off the network", severings.clone());
+        let overruns = Counter::default();
+        let help = "Times that the kernel's notifications overran";
+        registry.register("notification_overruns", help, overruns.clone());
+        let condition = Family::<Label, Gauge>::default();
+        let help = "Whether a condition of the host holds";
+        registry.register("condition", help, condition.clone());
         let pass_seconds = Histogram::new(exponential_buckets(0.001, 4.0, 8));
         registry.register_with_unit(
             "pass",
@@ -123,6 +134,9 @@ impl Metrics {
             failures,
             problems,
             silence,
+            overruns,
+            drift,
+            condition,
         }
     }
 
@@ -138,6 +152,24 @@ impl Metrics {
         }
         for failed in failed {
             self.steps_failed.get_or_create(&[("kind", failed.step.kind())]).inc();
+        }
+    }
+
+    /// The kernel's notifications overran.
+    pub(crate) fn overran(&self) {
+        self.overruns.inc();
+    }
+
+    /// How often they did.
+    pub(crate) fn overruns(&self) -> u64 {
+        self.overruns.get()
+    }
+
+    /// These conditions hold, and no others.
+    pub(crate) fn conditions(&self, holding: &[ConditionCode]) {
+        for code in ConditionCode::ALL {
+            let holds = holding.contains(code);
+            self.condition.get_or_create(&[("code", code.as_str())]).set(i64::from(holds));
         }
     }
 
@@ -170,6 +202,9 @@ impl Metrics {
             // Under the lock, so that nobody else counts the same ones.
             follow(&metrics.severings, state.severed_ever);
             follow(&metrics.joins, *agent.joins.borrow());
+            for (kind, count) in state.drifts.counts() {
+                follow(&metrics.drift.get_or_create(&[("kind", kind.name())]), count);
+            }
             metrics.endings.set(number(state.endings.len()));
             let silent = state.contact.silent.as_ref().map(|(since, _)| since.elapsed());
             metrics.silence.set(number(silent.unwrap_or_default().as_secs()));
@@ -254,6 +289,7 @@ mod tests {
     #[test]
     fn every_metric_of_the_agent_is_in_the_manual_and_every_one_of_the_manual_is_there() {
         let agent = fixture::agent();
+        agent.metrics.conditions(&[]);
         agent.metrics.stepped(&[Step::DelNexthop(1)], &[]);
         agent.metrics.steps_failed.get_or_create(&[("kind", "delete-nexthop")]).inc();
         let text = Metrics::text(&agent);

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use crate::agent::{Agent, Patience, sentence};
 use crate::evidence::Begun;
 use crate::findings::{Seen, findings};
+use crate::health::health;
 use crate::kernel::KernelError;
 use crate::orphans::{Known, orphans};
 use crate::run::examine;
@@ -93,7 +94,8 @@ async fn answer(agent: &Agent, veths: &Veths, wanted: &ReportWanted) -> Result<(
     let (found, repair) = (findings.len() + more, wanted.repair);
     let session = agent.session().map_err(ClientError::Refused)?;
     let more = u64::try_from(more).unwrap_or(u64::MAX);
-    let report = Report { session, id: wanted.id, revision, findings, more };
+    let health = Some(Box::new(health(agent).await));
+    let report = Report { session, id: wanted.id, revision, findings, more, health };
     let path = paths::report(&agent.identity.host);
     let call = Call::with_body(Method::POST, path, &report)?;
     let answer = agent.ask::<serde::de::IgnoredAny>(&call, Patience::Short).await;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use limpet_rtnl::{FilterMonitor, Monitor};
+use limpet_rtnl::{Event, FilterMonitor, Monitor};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -91,13 +91,16 @@ async fn passes(agent: &Agent, dead: &Notify, stop: &CancellationToken) -> Resul
                 continue;
             }
             event = monitor.next() => {
-                if keeper.hear(&event?) {
+                let event = event?;
+                note_overruns(agent, std::slice::from_ref(&event));
+                if keeper.hear(&event) {
                     due.get_or_insert_with(|| (soon(), Wake::Kernel));
                 }
                 continue;
             }
             changed = filter.changed() => {
                 changed?;
+                agent.survey.notify_one();
                 keeper.doubt();
                 due.get_or_insert_with(|| (soon(), Wake::Kernel));
                 continue;
@@ -112,7 +115,9 @@ async fn passes(agent: &Agent, dead: &Notify, stop: &CancellationToken) -> Resul
         // What was due is made up for by this one.
         due = None;
         let begun = Instant::now();
-        match keeper.pass(agent, &monitor.told()?, wake).await {
+        let told = monitor.told()?;
+        note_overruns(agent, &told);
+        match keeper.pass(agent, &told, wake).await {
             Ok(done) => {
                 if done.again {
                     due = Some((Instant::now() + RETRY, Wake::Kernel));
@@ -130,6 +135,14 @@ async fn passes(agent: &Agent, dead: &Notify, stop: &CancellationToken) -> Resul
         }
         agent.metrics.passed(begun.elapsed());
         rested = Instant::now() + begun.elapsed() * SHARE;
+    }
+}
+
+/// Counts the times that changes were lost.
+fn note_overruns(agent: &Agent, events: &[Event]) {
+    for _ in events.iter().filter(|event| **event == Event::Overrun) {
+        agent.metrics.overran();
+        agent.survey.notify_one();
     }
 }
 

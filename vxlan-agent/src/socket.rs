@@ -38,7 +38,7 @@ use crate::flights::ConnectionId;
 use crate::run::examine;
 use crate::veths::Veths;
 use crate::view::Key;
-use crate::{metrics, status};
+use crate::{health, metrics, status};
 
 /// The largest request that is read, in bytes: a GC for 100,000 containers.
 const MOST_BODY: usize = 16 << 20;
@@ -188,6 +188,7 @@ fn router(serving: Serving) -> Router {
         .route(route::SOCKET_READINESS, get(readiness))
         .route(route::SOCKET_STATUS, get(stand))
         .route(route::SOCKET_PLAN, get(plan))
+        .route(route::SOCKET_CHECK, get(check_up))
         .route(route::METRICS, get(scrape))
         .fallback(|| async { Refusal(ApiError::new(ErrorCode::NotFound, "there is no such path")) })
         .method_not_allowed_fallback(|| async {
@@ -263,6 +264,10 @@ async fn stand(State(serving): State<Serving>) -> Asked<AgentStatus> {
     let stand = status::status(&serving.agent, &serving.veths).await;
     let internal = |error| Refusal(ApiError::new(ErrorCode::Internal, sentence(&error)));
     Ok(Answer(stand.map_err(internal)?))
+}
+
+async fn check_up(State(serving): State<Serving>) -> Asked<limpet_api::doctor::CheckUp> {
+    Ok(Answer(health::check_up(&serving.agent).await))
 }
 
 async fn scrape(State(serving): State<Serving>) -> Response {

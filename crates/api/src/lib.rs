@@ -12,6 +12,7 @@
 //! | [`history`] | operators and the controller: who had which address when |
 //! | [`host`] | agents and the controller: sessions, claims, asks, what lives on a host, the watch |
 //! | [`check`] | operators and the controller: where store and kernels differ |
+//! | [`condition`], [`doctor`] | operators, the controller and agents: how hosts are |
 //! | [`restore`] | operators and the controller: restores, and whom they wait for |
 //! | [`socket`] | the CNI plugin and its host's agent, over a unix socket |
 //!
@@ -23,7 +24,9 @@ pub mod book;
 pub mod check;
 #[cfg(feature = "client")]
 pub mod client;
+pub mod condition;
 pub mod config;
+pub mod doctor;
 mod error;
 mod fields;
 pub mod history;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Revision;
 use crate::book::{Attachment, AttachmentKey, AttachmentRef};
+use crate::doctor::Health;
 
 /// A host re-asserts what lives on it and is missing from the store, after a restore of the store perhaps: POST on
 /// the host's path and `/reassert`. Repeating it changes nothing.
@@ -85,6 +86,9 @@ pub struct Report {
     /// How many more there are.
     #[serde(default)]
     pub more: u64,
+    /// How the host is otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Box<Health>>,
 }
 
 /// The most findings of one report: what is wrong a thousand times is wrong for one reason.

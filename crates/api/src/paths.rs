@@ -83,6 +83,8 @@ pub mod route {
     pub const SOCKET_STATUS: &str = "/v1/status";
     /// The agent's socket. GET: the commands that would make the kernel right.
     pub const SOCKET_PLAN: &str = "/v1/plan";
+    /// The agent's socket. GET: how the host is, `CheckUp`.
+    pub const SOCKET_CHECK: &str = "/v1/check-up";
     /// Controller and the agent's socket. GET: what is counted, as text for Prometheus.
     pub const METRICS: &str = "/metrics";
 }

@@ -45,6 +45,7 @@ mod shape;
 mod socket;
 pub mod sysctl;
 mod tables;
+mod tunnel;
 mod wire;
 
 pub use address::{Address, FoundAddress, Scope};
@@ -63,3 +64,4 @@ pub use rule::{Rule, RuleAction, Selector};
 pub use shape::{Detour, FoundTbf, NewIfb, Tbf};
 pub use socket::{OpenError, RequestError, Socket};
 pub use tables::ReadError;
+pub use tunnel::Tunnel;

@@ -20,7 +20,7 @@ use crate::socket::{BATCH_LIMIT, in_words, next_answer, refusal, words_of};
 use crate::wire::Malformed;
 use crate::{
     Address, Detour, FdbEntry, FoundAddress, FoundNeighbour, FoundTbf, Link, Neighbour, Nexthop,
-    Route, RouteFilter, Rule, Socket, nexthop, shape,
+    Route, RouteFilter, Rule, Socket, Tunnel, nexthop, shape,
 };
 
 /// How long the kernel has for one table: an FDB of 400,000 entries takes 4 s.
@@ -74,6 +74,20 @@ impl Socket {
     pub async fn links(&mut self) -> Result<Vec<Link>, ReadError> {
         let ask = Rt::Route(Message::GetLink(Which::All.question()));
         self.dump("links", &ask, link_of).await
+    }
+
+    /// Lists the VXLAN devices, whoever made them.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`], never a part.
+    pub async fn tunnels(&mut self) -> Result<Vec<Tunnel>, ReadError> {
+        let ask = Rt::Route(Message::GetLink(Which::All.question()));
+        self.dump("VXLAN devices", &ask, |message| match message {
+            Rt::Raw(RTM_NEWLINK, payload) => Tunnel::decode(payload),
+            _ => Err(Malformed("not a link")),
+        })
+        .await
     }
 
     /// Finds a device by its name.
