@@ -151,6 +151,14 @@ fn network_problem(state: &State, pass: &Pass, name: &NetworkName) -> Option<Api
     if is_ready(pass, network.index) {
         return None;
     }
+    let host = state.facts.as_ref().and_then(|facts| state.view.hosts.get(&facts.name));
+    if let Some(host) = host.filter(|host| !host.is_member_of(network)) {
+        let host = &host.name;
+        let words = format!(
+            "host {host} is not a member of network {name}: limpetctl host set {host} --networks"
+        );
+        return Some(ApiError::new(ErrorCode::HostNotMember, words));
+    }
     let about = format!("network {name} ");
     let reason = pass.problems.iter().find(|problem| problem.contains(&about));
     let words = reason.or(pass.failures.first()).cloned();

@@ -25,8 +25,8 @@ use limpet_net_types::{
 use limpet_rtnl::RuleAction;
 
 use crate::layout::{
-    Address, Device, Fdb, Hop, METRIC_POOL, RouteKey, Rule, Setting, TABLE_CHOICE, TABLE_OVERLAY,
-    Vxlan, is_veth_name,
+    Address, Device, Fdb, Hop, LOOSE_ADDRESS, METRIC_POOL, RouteKey, Rule, Setting, TABLE_CHOICE,
+    TABLE_OVERLAY, Vxlan, is_veth_name,
 };
 use crate::mark::MarkMask;
 use crate::nft::{Networks, Ruleset};
@@ -297,6 +297,10 @@ impl<'a> Layout<'a> {
         self.desired.devices.insert(name.clone(), device);
         let address = Address { device: name.clone(), ip: link_local(mac).into(), length: 64 };
         self.desired.addresses.insert(address);
+        if self.is_opened(segment) {
+            let ip = LOOSE_ADDRESS.into();
+            self.desired.addresses.insert(Address { device: name.clone(), ip, length: 32 });
+        }
         let others: Vec<_> =
             self.others(network).map(|(host, vtep)| (host.vtep_mac, vtep)).collect();
         for (mac, vtep) in others {

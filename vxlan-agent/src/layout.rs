@@ -38,6 +38,9 @@ pub(crate) const METRIC_POOL: u32 = 4_278_198_272;
 pub(crate) const BUCKETS: u16 = 64;
 /// How long a flow must be idle before it may be given to another gateway, in seconds.
 pub(crate) const IDLE_SECONDS: u16 = 30;
+/// An address of devices whose IPv4 sources the kernel is to check loosely: without one it drops what other devices lead
+/// to, loose or not. It never leaves the host.
+pub(crate) const LOOSE_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 76, 76);
 /// What the names of the host's ends of veth pairs begin with.
 pub(crate) const VETH_PREFIX: &str = "lc";
 /// What the names of VXLAN devices begin with.

@@ -110,7 +110,8 @@ impl fmt::Display for Step {
             Self::DelDevice(name) => write!(f, "ip link del {name}"),
             Self::SetSetting(setting, value) => write!(f, "sysctl -w {setting}={value}"),
             Self::SetAddress(Address { device, ip, length }) => {
-                write!(f, "ip address replace {ip}/{length} dev {device} nodad")
+                let how = if ip.is_ipv4() { "scope link" } else { "nodad" };
+                write!(f, "ip address replace {ip}/{length} dev {device} {how}")
             }
             Self::SetRuleset(ruleset) => {
                 let text = ruleset.replacement().replace('\n', "; ").replace("{; ", "{ ");
