@@ -44,6 +44,8 @@ mod mark;
 mod metrics;
 mod mirror;
 #[cfg(test)]
+mod mirror_tests;
+#[cfg(test)]
 mod model;
 mod nft;
 mod orphans;

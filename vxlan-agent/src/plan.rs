@@ -220,6 +220,10 @@ fn surplus_routes<'a>(
 }
 
 #[cfg(test)]
+mod paths;
+#[cfg(test)]
 mod races;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+#[cfg(test)]
+mod worlds;

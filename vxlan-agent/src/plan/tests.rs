@@ -1,13 +1,13 @@
 //! Pure: the plan on a model kernel: it converges, repeats nothing, and never takes a working path away first.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use limpet_api::config::{Host, Pool, PoolState, Role, Select, Sticky};
 use limpet_api::host::{Block, Claimed, Snapshot, Stray, WatchEvent, WatchLine};
 use limpet_net_types::{Mac, Token, host_ifname};
 use proptest::prelude::*;
 
+use super::worlds::{cluster, do_harm, harm};
 use super::*;
 use crate::desired::{Forwarding6, HostFacts, Others, Way, desired};
 use crate::fixture;
@@ -15,7 +15,7 @@ use crate::layout::{FoundNexthop, GROUP_OF_THE_DEAD, Hop, Veth};
 use crate::model::{add_settings, carry_out};
 use crate::view::View;
 
-fn host(name: &str, n: u8, roles: &[Role]) -> Host {
+pub(super) fn host(name: &str, n: u8, roles: &[Role]) -> Host {
     let external = if roles.contains(&Role::Gateway) {
         ["198.51.100.0/24", "2001:db8:e::/64"].map(|prefix| prefix.parse().unwrap()).into()
     } else {
@@ -36,7 +36,7 @@ fn host(name: &str, n: u8, roles: &[Role]) -> Host {
     }
 }
 
-fn pool(name: &str, network: u16, range: &str) -> Pool {
+pub(super) fn pool(name: &str, network: u16, range: &str) -> Pool {
     Pool {
         name: name.parse().unwrap(),
         network: fixture::network(network).name,
@@ -53,14 +53,14 @@ fn pool(name: &str, network: u16, range: &str) -> Pool {
     }
 }
 
-fn view(snapshot: Snapshot) -> View {
+pub(crate) fn view(snapshot: Snapshot) -> View {
     let mut view = View::default();
     let event = WatchEvent::Snapshot(Box::new(snapshot));
     view.apply(WatchLine { store: Token::from_bits(1), revision: 1, event }).unwrap();
     view
 }
 
-pub(super) fn facts() -> HostFacts {
+pub(crate) fn facts() -> HostFacts {
     HostFacts {
         name: "node-a".parse().unwrap(),
         underlay_mtu: 1500,
@@ -77,7 +77,7 @@ pub(super) fn facts() -> HostFacts {
     }
 }
 
-fn block(pool: &str, network: u16, prefix: &str, host: &str) -> Block {
+pub(super) fn block(pool: &str, network: u16, prefix: &str, host: &str) -> Block {
     Block {
         pool: pool.parse().unwrap(),
         network: fixture::network(network).name,
@@ -87,7 +87,7 @@ fn block(pool: &str, network: u16, prefix: &str, host: &str) -> Block {
 }
 
 /// Two nodes and a gateway, one network, one container here.
-pub(super) fn small() -> Snapshot {
+pub(crate) fn small() -> Snapshot {
     Snapshot {
         networks: vec![fixture::network(1)],
         pools: vec![pool("p4", 1, "10.32.0.0/16"), pool("p6", 1, "fd32::/64")],
@@ -110,7 +110,7 @@ pub(super) fn small() -> Snapshot {
     }
 }
 
-pub(super) fn ifname(n: u8) -> String {
+pub(crate) fn ifname(n: u8) -> String {
     let key = fixture::attachment(n, 0).key;
     host_ifname(&key.network, &key.container, &key.ifname)
 }
@@ -328,179 +328,6 @@ fn an_older_kernel_keeps_its_router_advertisements_when_forwarding_is_switched_o
         .map(|(setting, value)| format!("{setting}={value}"))
         .collect();
     assert_eq!(last, ["net/ipv6/conf/all/forwarding=1", "net/ipv6/conf/eth0/accept_ra=2"]);
-}
-
-/// A small cluster of which anything may be missing.
-fn cluster() -> impl Strategy<Value = Snapshot> {
-    let owner = || prop::option::of(prop::sample::select(vec!["node-a", "node-b", "node-c", "gw"]));
-    (
-        prop::sample::subsequence(vec![1_u16, 2], 0..=2),
-        prop::sample::subsequence(vec![1_u8, 2, 3, 4, 5], 1..=5),
-        prop::collection::vec(owner(), 4),
-        prop::collection::vec(owner(), 3),
-        prop::sample::subsequence(vec![1_u8, 2, 3], 0..=3),
-        prop::sample::subsequence(vec![0_usize, 1, 2], 0..=3),
-        0..3_u8,
-    )
-        .prop_map(|(networks, hosts, blocks, strays, attachments, pools, shift)| {
-            let all = [
-                host("node-a", 1, &[Role::Node]),
-                host("node-b", 2 + 10 * shift, &[Role::Node]),
-                host("node-c", 3, &[Role::Member]),
-                host("gw", 9, &[Role::Gateway]),
-                host("gw-2", 10, &[Role::Gateway]),
-            ];
-            let mut kept: BTreeSet<u8> = hosts.into_iter().collect();
-            kept.insert(1);
-            let mut hosts: Vec<Host> =
-                kept.iter().map(|n| all[usize::from(*n) - 1].clone()).collect();
-            // The MAC address is the name's, whatever the underlay is.
-            for host in &mut hosts {
-                if host.name.as_str() == "node-b" {
-                    host.vtep_mac = Mac::new([2, 0x4c, 0, 0, 0, 2]).unwrap();
-                }
-            }
-            let ranges =
-                [("p4", 1, "10.32.0.0/28"), ("p6", 1, "fd32::/124"), ("q4", 2, "10.33.0.0/28")];
-            let prefixes = ["10.32.0.0/30", "10.32.0.4/32", "10.32.0.8/30", "10.32.0.12/30"];
-            let addresses: [IpAddr; 3] =
-                ["10.32.0.1", "10.32.0.4", "fd32::3"].map(|address| address.parse().unwrap());
-            Snapshot {
-                networks: networks.into_iter().map(fixture::network).collect(),
-                pools: pools
-                    .into_iter()
-                    .map(|at| pool(ranges[at].0, ranges[at].1, ranges[at].2))
-                    .collect(),
-                hosts,
-                blocks: prefixes
-                    .iter()
-                    .zip(blocks)
-                    .filter_map(|(prefix, owner)| Some(block("p4", 1, prefix, owner?)))
-                    .collect(),
-                strays: addresses
-                    .into_iter()
-                    .zip(strays)
-                    .filter_map(|(address, host)| {
-                        let network = fixture::network(1).name;
-                        Some(Stray { network, address, host: host?.parse().unwrap() })
-                    })
-                    .collect(),
-                attachments: attachments
-                    .into_iter()
-                    .map(|n| fixture::attachment(n, n.into()))
-                    .collect(),
-                ..Snapshot::default()
-            }
-        })
-}
-
-/// What somebody, or an accident, did to the kernel.
-#[derive(Clone, Debug)]
-enum Harm {
-    Route(usize),
-    RouteElsewhere(usize),
-    RouteTwice(usize),
-    Nexthop(usize),
-    Fdb(usize),
-    Neighbour(usize),
-    Rule(usize),
-    Ruleset,
-    Down(usize),
-    Mtu(usize),
-    NotVxlan(usize),
-    Foreign(usize),
-    Veth(u8, u128, u32),
-}
-
-fn harm() -> impl Strategy<Value = Harm> {
-    prop_oneof![
-        (0..9_usize).prop_map(Harm::Route),
-        (0..9_usize).prop_map(Harm::RouteElsewhere),
-        (0..9_usize).prop_map(Harm::RouteTwice),
-        (0..6_usize).prop_map(Harm::Nexthop),
-        (0..4_usize).prop_map(Harm::Fdb),
-        (0..4_usize).prop_map(Harm::Neighbour),
-        (0..4_usize).prop_map(Harm::Rule),
-        Just(Harm::Ruleset),
-        (0..2_usize).prop_map(Harm::Down),
-        (0..2_usize).prop_map(Harm::Mtu),
-        (0..2_usize).prop_map(Harm::NotVxlan),
-        (0..6_usize).prop_map(Harm::Foreign),
-        (1..4_u8, 1..4_u128, 4096..4098_u32).prop_map(|(n, uid, group)| Harm::Veth(n, uid, group)),
-    ]
-}
-
-fn nth<T: Clone + Ord>(set: &BTreeSet<T>, n: usize) -> Option<T> {
-    set.iter().nth(n % set.len().max(1)).cloned()
-}
-
-fn do_harm(mut found: Tables, harm: &Harm) -> Tables {
-    let devices: BTreeSet<String> = found.devices.keys().cloned().collect();
-    let ids: BTreeSet<u32> = found.nexthops.keys().copied().collect();
-    match harm {
-        Harm::Route(n) => {
-            nth(&found.routes, *n).map(|route| found.routes.remove(&route));
-        }
-        Harm::RouteElsewhere(n) => {
-            if let Some(mut route) = nth(&found.routes, *n) {
-                found.routes.remove(&route);
-                route.source = None;
-                found.routes.insert(route);
-            }
-        }
-        Harm::RouteTwice(n) => {
-            if let Some(mut route) = nth(&found.routes, *n) {
-                route.target = Target::Unreachable;
-                found.routes.insert(route);
-            }
-        }
-        Harm::Nexthop(n) => {
-            nth(&ids, *n).map(|id| found.nexthops.remove(&id));
-            prune(&mut found);
-        }
-        Harm::Fdb(n) => {
-            nth(&found.fdb, *n).map(|entry| found.fdb.remove(&entry));
-        }
-        Harm::Neighbour(n) => {
-            let keys: BTreeSet<_> = found.neighbours.keys().cloned().collect();
-            nth(&keys, *n).map(|key| found.neighbours.remove(&key));
-        }
-        Harm::Rule(n) => {
-            nth(&found.rules, *n).map(|rule| found.rules.remove(&rule));
-        }
-        Harm::Ruleset => found.ruleset = None,
-        Harm::Down(n) => {
-            if let Some(name) = nth(&devices, *n) {
-                let device = found.devices[&name];
-                found = without(&found, &[name.clone()].into());
-                found.devices.insert(name.clone(), Device { up: false, ..device });
-                add_settings(&mut found, &name);
-            }
-        }
-        Harm::Mtu(n) => {
-            if let Some(name) = nth(&devices, *n) {
-                found.devices.entry(name).and_modify(|device| device.mtu = 1300);
-            }
-        }
-        Harm::NotVxlan(n) => {
-            if let Some(name) = nth(&devices, *n) {
-                found.devices.entry(name).and_modify(|device| device.vxlan = None);
-            }
-        }
-        Harm::Foreign(n) => {
-            if let Some(id) = nth(&ids, *n) {
-                found.nexthops.insert(id, FoundNexthop { ours: false, leads: Nexthop::Other });
-                let of_it = |route: &Route| route.target == Target::Nexthop(id);
-                found.routes.retain(|route| !of_it(route));
-            }
-        }
-        Harm::Veth(n, uid, group) => {
-            if !found.veths.contains_key(&ifname(*n)) {
-                found = with_veth(found, *n, *uid, *group);
-            }
-        }
-    }
-    found
 }
 
 /// Whether packets for a route get to where it leads.
