@@ -73,7 +73,7 @@ async fn a_host_that_reboots_while_no_controller_answers_has_the_network_that_it
 
     let agent = Agent::start(&on, &fake.path, "");
     wait_until("the kernel is as it was", || kernel(&on) == before);
-    wait_until("the unit counts as started", || agent.log().contains("limpet_agent: ready"));
+    wait_until("the unit counts as started", || agent.log().contains(": ready"));
     let stand = status(&agent).await;
     assert!(!stand.joined && stand.snapshot.unwrap().followed);
     assert_eq!(stand.attachments, 0, "containers of an earlier boot are gone");
