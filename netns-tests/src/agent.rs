@@ -4,15 +4,22 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use crate::host::Host;
 use crate::program::{Process, binary};
 use crate::run::wait_until;
+
+/// What it logs when its kernel is right for the first time.
+const READY: &str = ": ready";
 
 /// An agent, running or not, and where it keeps what.
 #[derive(Debug)]
 pub struct Agent {
     host: Host,
     flags: Vec<String>,
+    /// A file of its own, if it was installed: the one under test otherwise.
+    program: Option<PathBuf>,
     process: Option<Process>,
 }
 
@@ -34,7 +41,7 @@ impl Agent {
             all.extend(["--boot-id-file".to_owned(), at("boot-id")]);
         }
         all.extend(flags.split_whitespace().map(str::to_owned));
-        Self { host: host.clone(), flags: all, process: None }
+        Self { host: host.clone(), flags: all, program: None, process: None }
     }
 
     /// Starts it and waits until it has joined and serves the plugin.
@@ -54,10 +61,46 @@ impl Agent {
         });
     }
 
+    /// Starts it while no controller answers, and waits until it has made its kernel right by what it knows itself.
+    pub fn start_alone(&mut self) {
+        let before = self.logged().matches(READY).count();
+        self.process = Some(Process::start(self.command(), &self.log()));
+        wait_until(Duration::from_secs(20), "the agent is ready by itself", || {
+            self.process.as_mut().unwrap().assert_running();
+            self.logged().matches(READY).count() > before
+        });
+    }
+
+    /// Waits until it serves the plugin.
+    pub fn await_joined(&self) {
+        let what = format!("{} has joined again", self.host.name());
+        wait_until(Duration::from_secs(40), &what, || self.status("pods").code == 0);
+    }
+
+    /// Puts another file in the place of its program, as a package's upgrade does; what runs goes on.
+    pub fn replace_program(&mut self) {
+        let place = self.host.dir().join("limpet-agent");
+        let draft = place.with_extension("new");
+        std::fs::copy(binary("limpet-agent"), &draft).unwrap();
+        std::fs::rename(draft, &place).unwrap();
+        self.program = Some(place);
+    }
+
+    /// Lets it stand still.
+    pub fn freeze(&self) {
+        self.process.as_ref().expect("the agent runs").signal(Signal::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.process.as_ref().expect("the agent runs").signal(Signal::SIGCONT);
+    }
+
     /// The command line that [`Agent::start`] runs, for tests that want it to fail or to say more.
     #[must_use]
     pub fn command(&self) -> Command {
-        let mut command = self.host.command(binary("limpet-agent"));
+        let mut command =
+            self.host.command(self.program.clone().unwrap_or_else(|| binary("limpet-agent")));
         command.args(&self.flags);
         command
     }

@@ -11,28 +11,65 @@ use crate::run::{finish, wait_until};
 
 const PORT: u16 = 7600;
 
-/// A controller on its embedded store.
+/// The port of a store of its own.
+const ETCD: &str = "http://127.0.0.1:2379";
+
+/// A controller on its embedded store, or on a member of etcd beside it.
 #[derive(Debug)]
 pub struct Controller {
     host: Host,
     listen: String,
     store: PathBuf,
     process: Option<Process>,
+    /// Whether its store is in etcd, and the member that runs.
+    etcd: Option<Option<Process>>,
 }
 
 impl Controller {
     /// Starts a controller on `host`, listening on `address`, with an empty store.
     #[must_use]
     pub fn start(host: &Host, address: &str) -> Self {
+        let mut controller = Self::new(host, address);
+        controller.resume();
+        controller
+    }
+
+    /// Starts one whose store is in etcd, on the same host.
+    #[must_use]
+    pub fn start_over_etcd(host: &Host, address: &str) -> Self {
+        let mut controller = Self { etcd: Some(None), ..Self::new(host, address) };
+        controller.resume_etcd();
+        controller.resume();
+        controller
+    }
+
+    /// Starts its etcd on the data that it left, and waits until it answers.
+    pub fn resume_etcd(&mut self) {
+        let mut command = self.host.command("etcd");
+        command.args(["--listen-client-urls", ETCD, "--advertise-client-urls", ETCD]);
+        command.args(["--listen-peer-urls", "http://127.0.0.1:2380"]);
+        command.arg("--data-dir").arg(self.host.dir().join("etcd"));
+        let process = Process::start(command, &self.host.dir().join("etcd.log"));
+        self.etcd = Some(Some(process));
+        wait_until(Duration::from_secs(60), "etcd answers", || {
+            self.host.try_sh(&format!("curl -sf -m 1 {ETCD}/health")).is_ok()
+        });
+    }
+
+    /// Kills its etcd at once, as a crash does.
+    pub fn kill_etcd(&mut self) {
+        self.etcd.take().flatten().expect("etcd runs").kill();
+        self.etcd = Some(None);
+    }
+
+    fn new(host: &Host, address: &str) -> Self {
         let listen = if address.contains(':') {
             format!("[{address}]:{PORT}")
         } else {
             format!("{address}:{PORT}")
         };
         let store = host.dir().join("store.redb");
-        let mut controller = Self { host: host.clone(), listen, store, process: None };
-        controller.resume();
-        controller
+        Self { host: host.clone(), listen, store, process: None, etcd: None }
     }
 
     /// Starts it again on the store that it left.
@@ -54,10 +91,14 @@ impl Controller {
 
     fn start_with(&mut self, flags: &[&str], works: &str) {
         let mut command = self.host.command(binary("limpet-controller"));
-        command.args(["--listen", &self.listen, "--plain-http", "--store"]).arg(&self.store);
+        command.args(["--listen", &self.listen, "--plain-http"]);
+        match &self.etcd {
+            Some(_) => command.args(["--etcd", ETCD]),
+            None => command.arg("--store").arg(&self.store),
+        };
         command.args(flags);
         self.process = Some(Process::start(command, &self.host.dir().join("controller.log")));
-        wait_until(Duration::from_secs(10), "the controller is ready", || {
+        wait_until(Duration::from_secs(30), "the controller is ready", || {
             self.process.as_mut().unwrap().assert_running();
             self.try_ctl(works).is_ok()
         });

@@ -45,9 +45,24 @@ impl Datacentre {
     /// Two nodes and a controller.
     #[must_use]
     pub fn small() -> Self {
+        Self::controlled_by(|host| Controller::start(host, "192.0.2.200"))
+    }
+
+    /// Two nodes and a member, whose programs are there to be killed: the agents run from files of their own, and the
+    /// controller has its store in etcd.
+    #[must_use]
+    pub fn to_be_shaken() -> Self {
+        let mut made = Self::controlled_by(|host| Controller::start_over_etcd(host, "192.0.2.200"));
+        let metal = on(&made.underlay, "metal-1", 50);
+        made.metal = Some(Agent::new(&metal, &made.controller.url(), "--role member").started());
+        made.settle();
+        made
+    }
+
+    fn controlled_by(controller: impl FnOnce(&Host) -> Controller) -> Self {
         let underlay = Fabric::new("underlay");
         let on = |name: &str, number: u8| on(&underlay, name, number);
-        let controller = Controller::start(&on("ctl", 200), "192.0.2.200");
+        let controller = controller(&on("ctl", 200));
         controller.run("network create pods --vni 100");
         controller.run(&format!("pool create pods-v4 --network pods --range {}", POOLS[0]));
         controller.run(&format!("pool create pods-v6 --network pods --range {}", POOLS[1]));
