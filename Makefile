@@ -1,6 +1,6 @@
 # limpet's commands. `make help` lists them.
 .POSIX:
-.PHONY: help build demo demo-down test lint proof bench bench-cni bench-path bench-claims
+.PHONY: help build demo demo-down test lint proof bench bench-cni bench-path bench-claims bench-restart
 
 RELEASE = $${CARGO_TARGET_DIR:-$(CURDIR)/target}/release
 PROGRAMS = -p cni-plugin -p ipam-controller -p vxlan-agent -p limpetctl
@@ -32,7 +32,7 @@ proof: ## What shows that no address is given twice, at length, and the bugs tha
 	scripts/setup test
 	scripts/proof
 
-bench: bench-cni bench-path bench-claims ## All measurements
+bench: bench-cni bench-path bench-claims bench-restart ## All measurements
 
 bench-cni: ## ADD and DEL beside bridge + host-local (as root)
 	scripts/setup bench
@@ -48,3 +48,8 @@ bench-claims: ## Durable claims per second beside what disk, store and etcd can 
 	scripts/setup bench
 	cargo build --locked --release $(PROGRAMS)
 	LIMPET_BIN_DIR=$(RELEASE) cargo run --locked --release -p limpet-benches --bin bench-claims
+
+bench-restart: ## Packets lost while limpet's programs are killed, replaced, frozen or left alone (as root)
+	scripts/setup bench
+	cargo build --locked --release $(PROGRAMS)
+	LIMPET_BIN_DIR=$(RELEASE) cargo run --locked --release -p limpet-benches --bin bench-restart

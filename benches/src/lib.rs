@@ -2,7 +2,7 @@
 //!
 //! Each benchmark is one command (`make bench-cni`, `bench-path`, `bench-claims`) that compares its sides in one run on
 //! one machine, alternating between them, since machines are noisy and ratios are not. Figures of
-//! one run are comparable with each other and with nothing else.
+//! one run are comparable with each other and with nothing else. `make bench-restart` counts, and wants nothing.
 
 use std::fs;
 use std::io::{self, Write};
@@ -22,7 +22,7 @@ pub struct Row {
     pub p50: f64,
     /// What 99 of 100 samples are no worse than: the high end of times, the low end of rates.
     pub p99: f64,
-    /// How many samples there are.
+    /// How many samples there are; of what is counted, out of how many.
     pub n: usize,
 }
 

@@ -21,8 +21,10 @@ pub struct Controller {
     listen: String,
     store: PathBuf,
     process: Option<Process>,
-    /// Whether its store is in etcd, and the member that runs.
-    etcd: Option<Option<Process>>,
+    /// Whether its store is in etcd.
+    over_etcd: bool,
+    /// The member that runs.
+    etcd: Option<Process>,
 }
 
 impl Controller {
@@ -37,7 +39,7 @@ impl Controller {
     /// Starts one whose store is in etcd, on the same host.
     #[must_use]
     pub fn start_over_etcd(host: &Host, address: &str) -> Self {
-        let mut controller = Self { etcd: Some(None), ..Self::new(host, address) };
+        let mut controller = Self { over_etcd: true, ..Self::new(host, address) };
         controller.resume_etcd();
         controller.resume();
         controller
@@ -49,8 +51,7 @@ impl Controller {
         command.args(["--listen-client-urls", ETCD, "--advertise-client-urls", ETCD]);
         command.args(["--listen-peer-urls", "http://127.0.0.1:2380"]);
         command.arg("--data-dir").arg(self.host.dir().join("etcd"));
-        let process = Process::start(command, &self.host.dir().join("etcd.log"));
-        self.etcd = Some(Some(process));
+        self.etcd = Some(Process::start(command, &self.host.dir().join("etcd.log")));
         wait_until(Duration::from_secs(60), "etcd answers", || {
             self.host.try_sh(&format!("curl -sf -m 1 {ETCD}/health")).is_ok()
         });
@@ -58,8 +59,7 @@ impl Controller {
 
     /// Kills its etcd at once, as a crash does.
     pub fn kill_etcd(&mut self) {
-        self.etcd.take().flatten().expect("etcd runs").kill();
-        self.etcd = Some(None);
+        self.etcd.take().expect("etcd runs").kill();
     }
 
     fn new(host: &Host, address: &str) -> Self {
@@ -69,7 +69,7 @@ impl Controller {
             format!("{address}:{PORT}")
         };
         let store = host.dir().join("store.redb");
-        Self { host: host.clone(), listen, store, process: None, etcd: None }
+        Self { host: host.clone(), listen, store, process: None, over_etcd: false, etcd: None }
     }
 
     /// Starts it again on the store that it left.
@@ -92,10 +92,11 @@ impl Controller {
     fn start_with(&mut self, flags: &[&str], works: &str) {
         let mut command = self.host.command(binary("limpet-controller"));
         command.args(["--listen", &self.listen, "--plain-http"]);
-        match &self.etcd {
-            Some(_) => command.args(["--etcd", ETCD]),
-            None => command.arg("--store").arg(&self.store),
-        };
+        if self.over_etcd {
+            command.args(["--etcd", ETCD]);
+        } else {
+            command.arg("--store").arg(&self.store);
+        }
         command.args(flags);
         self.process = Some(Process::start(command, &self.host.dir().join("controller.log")));
         wait_until(Duration::from_secs(30), "the controller is ready", || {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce, sockopt::SndBufForce};
 
 use crate::host::inside;
@@ -139,7 +140,7 @@ fn send(socket: &UdpSocket, rate: u64, stop: &AtomicBool) -> u64 {
 
 fn is_full(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
-        || error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32)
+        || error.raw_os_error().map(Errno::from_raw) == Some(Errno::ENOBUFS)
 }
 
 /// Receives until all are there that were sent, or nothing comes any more.
@@ -148,18 +149,15 @@ fn receive(socket: &UdpSocket, total: &AtomicU64) -> Heard {
     let mut datagram = [0; SIZE];
     let mut last = Instant::now();
     loop {
-        match socket.recv(&mut datagram) {
-            Ok(_) => {
-                heard.take(u64::from_be_bytes(datagram[..8].try_into().unwrap()));
-                last = Instant::now();
-            }
-            // Also what the network says about datagrams: they are missing, which is counted.
-            Err(_) => {
-                let sent = total.load(Ordering::SeqCst);
-                if sent == heard.distinct || sent != u64::MAX && last.elapsed() > TAIL {
-                    return heard;
-                }
-            }
+        // An error may be the network's word about a datagram, too: it is missing, which is counted.
+        if socket.recv(&mut datagram).is_ok() {
+            heard.take(u64::from_be_bytes(datagram[..8].try_into().unwrap()));
+            last = Instant::now();
+            continue;
+        }
+        let sent = total.load(Ordering::SeqCst);
+        if sent == heard.distinct || sent != u64::MAX && last.elapsed() > TAIL {
+            return heard;
         }
     }
 }

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use limpet_benches::{Better, Report, Row, count, row};
+use limpet_benches::{Report, Row, count};
 use netns_tests::{Datacentre, Load, Pod, Toll, Upheaval};
 
 /// Datagrams per second from container to container.
@@ -30,7 +30,7 @@ fn main() -> Result<()> {
     let mut remarks = Vec::new();
     for upheaval in Upheaval::EACH {
         let toll = measure(&mut datacentre, (&web, &db), upheaval)?;
-        rows.push(packets(upheaval.name(), toll.lost()));
+        rows.push(packets(upheaval.name(), &toll)?);
         remarks.push(remark(upheaval, &toll));
     }
     Report::new("restart", rows).publish(&remarks)?;
@@ -57,11 +57,13 @@ fn measure(dc: &mut Datacentre, pods: (&Pod, &Pod), upheaval: Upheaval) -> Resul
     Ok(toll)
 }
 
-fn packets(name: &str, lost: u64) -> Row {
-    row(name, "packets", Better::Low, &[count(lost)])
+/// How many are lost, and out of how many.
+fn packets(name: &str, toll: &Toll) -> Result<Row> {
+    let (lost, n) = (count(toll.lost()), usize::try_from(toll.sent())?);
+    Ok(Row { name: name.to_owned(), unit: "packets", p50: lost, p99: lost, n })
 }
 
-/// Out of how many, and what else is to be said.
+/// What else is to be said.
 fn remark(upheaval: Upheaval, toll: &Toll) -> String {
     let name = upheaval.name();
     let sum = |of: fn(&netns_tests::Count) -> u64| -> u64 {
