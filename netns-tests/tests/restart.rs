@@ -105,3 +105,46 @@ fn an_agent_mends_what_somebody_else_broke() {
         wait_until(Duration::from_secs(10), &format!("the agent has mended `{breaks}`"), works);
     }
 }
+
+/// Whoever is away for an hour comes back to what he left: nothing has a time after which it goes.
+#[test]
+fn nothing_that_limpet_lays_out_expires() {
+    let dc = Datacentre::small();
+    let (web, db) = (dc.a.add("shop", "web-0"), dc.b.add("shop", "db-0"));
+    dc.settle_on(&db, &dc.b);
+    let lasts = |shell: &dyn Fn(&str) -> String, device: &str| {
+        let rows = |line: &str| -> Vec<serde_json::Value> {
+            let text = shell(line);
+            let text = if text.is_empty() { "[]" } else { &text };
+            serde_json::from_str(text).unwrap_or_else(|error| panic!("{line}: {error}: {text}"))
+        };
+        let addresses = rows(&format!("ip -j addr show dev {device}"));
+        let addresses = addresses[0]["addr_info"].as_array().expect("a list").clone();
+        assert!(!addresses.is_empty() || device.starts_with("lc"), "{device}");
+        for address in addresses {
+            assert_eq!(address["valid_life_time"], u64::from(u32::MAX), "{address}");
+        }
+        for family in ["-4", "-6"] {
+            let neighbours = rows(&format!("ip -j {family} neigh show dev {device} nud all"));
+            // What the kernel makes for its own multicast is its own.
+            let set = neighbours.iter().filter(|one| one["state"][0] != "NOARP");
+            for neighbour in set {
+                assert_eq!(neighbour["state"][0], "PERMANENT", "{device}: {neighbour}");
+            }
+            for table in ["main", "7601", "7602"] {
+                let line = format!("ip {family} route show table {table} 2>/dev/null || true");
+                let routes = shell(&line);
+                assert!(!routes.contains("expires"), "{table}: {routes}");
+            }
+        }
+    };
+    let on_host = |line: &str| dc.a.host().sh(line);
+    lasts(&on_host, "limpet1");
+    lasts(&on_host, &Agent::host_end(&web));
+    lasts(&|line: &str| web.container.sh(line), "eth0");
+    let entries = dc.a.host().json("bridge -j fdb show dev limpet1");
+    assert!(!entries.is_empty());
+    for entry in entries {
+        assert_eq!(entry["state"], "permanent", "{entry}");
+    }
+}
