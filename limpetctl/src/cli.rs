@@ -16,8 +16,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{
-    attachment, backup, check, completion, history, host, network, pool, quota, reservation,
-    restore,
+    attachment, backup, check, completion, doctor, history, host, network, pool, quota,
+    reservation, restore,
 };
 
 /// Shows and changes what a limpet controller keeps: networks, pools, hosts, reservations, attachments.
@@ -104,6 +104,8 @@ pub(crate) enum Noun {
     Restore(restore::Args),
     /// Check the store against itself, and hosts' kernels against the store
     Check(check::Args),
+    /// Ask all hosts how they are: what others did to them, what does not work, and what to do about it
+    Doctor(doctor::Args),
     /// Print the completion script of a shell
     Completion(completion::Args),
 }

@@ -15,7 +15,10 @@ use serde_json::{Value, json};
 use crate::answer::{self, Answer, Answers};
 use crate::cli::{self, Done, Output};
 use crate::controller::Controller;
-use crate::table;
+use crate::{doctor, drift, table};
+
+/// The exit code of `drift` if not every host answered.
+const NO_ANSWER: u8 = 2;
 
 /// What `host` takes; without a verb all hosts are listed.
 #[derive(Debug, clap::Args)]
@@ -33,6 +36,11 @@ enum Verb {
     Show {
         /// The host
         name: HostName,
+    },
+    /// Show what others changed of limpet's on hosts, and was put back: how often, and what last
+    Drift {
+        /// The host; all that have joined if left out
+        name: Option<HostName>,
     },
     /// Create a host before its agent joins, to decide what it may be; repeating it changes nothing
     Create(Create),
@@ -111,6 +119,11 @@ pub(crate) fn run(args: &Args, controller: &Controller, output: Output) -> anyho
             render_all(&hosts, output)?
         }
         Verb::Show { name } => render(&one(name, controller)?, output)?,
+        Verb::Drift { name } => {
+            let (hosts, unanswered) = doctor::ask(name.as_slice(), controller)?;
+            let code = if unanswered.is_empty() { 0 } else { NO_ANSWER };
+            return Ok(Done::Verdict(drift::render(&hosts, &unanswered, output)?, code));
+        }
         Verb::Create(create) => {
             let name = &create.name;
             let host = controller.put(&paths::host(name), &create.spec());

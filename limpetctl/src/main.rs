@@ -12,6 +12,8 @@ mod cli;
 mod completion;
 mod controller;
 mod detail;
+mod doctor;
+mod drift;
 mod find;
 #[cfg(test)]
 mod golden;
@@ -70,6 +72,7 @@ fn run(cli: &Cli) -> anyhow::Result<Done> {
         Noun::Backup(args) => backup::run(args, &controller()?, output),
         Noun::Restore(args) => restore::run(args, &controller()?, output),
         Noun::Check(args) => check::run(args, &controller()?, output),
+        Noun::Doctor(args) => doctor::run(args, &controller()?, output),
         Noun::Completion(args) => completion::run(args),
     }
 }

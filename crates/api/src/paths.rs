@@ -29,6 +29,8 @@ pub const HISTORY: &str = "/v1/history";
 pub const BACKUP: &str = "/v1/backup";
 /// POST: the store and hosts' kernels are checked; lines of `CheckLine`.
 pub const CHECK: &str = "/v1/check";
+/// POST: how hosts are, line by line.
+pub const DOCTOR: &str = "/v1/doctor";
 /// GET: whether a backup can be restored, is being, or was, and which hosts are waited for, `RestoreStatus`. POST: a
 /// backup, which is restored; lines of `RestoreLine`. DELETE: a restore that broke off is discarded, as lines.
 pub const RESTORE: &str = "/v1/restore";

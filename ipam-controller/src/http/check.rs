@@ -1,34 +1,21 @@
 //! Edge: a check: the store against itself, and each host's kernel against the store.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use axum::response::Response;
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::try_join_all;
 use limpet_api::ApiError;
-use limpet_api::check::{CheckLine, CheckRequest, Inconsistency, REPORT_SECONDS};
-use limpet_api::config::Role;
-use limpet_api::host::{Report, ReportWanted};
-use limpet_net_types::{HostName, Token};
+use limpet_api::check::{CheckLine, CheckRequest, Inconsistency};
+use limpet_api::host::Report;
+use limpet_net_types::HostName;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
-use tracing::debug;
 
+use super::asking::{Reports, ask, joined};
 use super::backup::{json_line, streamed};
 use super::extract::{Body, Params};
 use super::{App, Done, Failure};
 use crate::audit;
-use crate::random;
 use crate::rules::reports;
-use crate::state::State;
-
-/// How long hosts have to report.
-const PATIENCE: Duration = Duration::from_secs(REPORT_SECONDS);
-
-/// How often reports are looked for.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// How many lines may wait for a caller who reads slowly.
 const QUEUE: usize = 64;
@@ -132,49 +119,10 @@ impl Checking {
         Ok(repaired)
     }
 
-    /// Asks every host that runs an agent, and returns what they report, and who did not.
-    async fn ask(
-        &self,
-        repair: bool,
-    ) -> Result<(BTreeMap<HostName, reports::Answer>, Vec<HostName>), ApiError> {
-        let id = random::token().map_err(|error| {
-            let text = format!("the system gives no random bits: {error}");
-            ApiError::new(limpet_api::ErrorCode::Internal, text)
-        })?;
+    /// Asks every host that runs an agent.
+    async fn ask(&self, repair: bool) -> Result<Reports, ApiError> {
         let hosts = self.app.book.read(joined).await?;
         self.doing(format!("asking {} hosts", hosts.len())).await;
-        let asked = hosts.iter().cloned().map(|host| {
-            let wanted = ReportWanted { id, repair };
-            self.app.book.decide(move |state| reports::ask(state, &host, &wanted))
-        });
-        try_join_all(asked).await?;
-        let deadline = Instant::now() + PATIENCE;
-        let mut answers = BTreeMap::new();
-        while answers.len() < hosts.len() && Instant::now() < deadline {
-            sleep(LOOK).await;
-            answers = self.app.book.read(move |state| reports::answers(state, id)).await?;
-        }
-        self.withdraw(&hosts, id).await;
-        let silent = hosts.into_iter().filter(|host| !answers.contains_key(host)).collect();
-        Ok((answers, silent))
+        ask(&self.app, hosts, repair).await
     }
-
-    async fn withdraw(&self, hosts: &[HostName], id: Token) {
-        let withdrawn = hosts
-            .iter()
-            .cloned()
-            .map(|host| self.app.book.decide(move |state| reports::withdraw(state, &host, id)));
-        for error in join_all(withdrawn).await.into_iter().filter_map(Result::err) {
-            // It goes with this controller.
-            debug!(%error, "a question was not withdrawn");
-        }
-    }
-}
-
-/// The hosts whose agents have joined and can say what is in their kernels.
-fn joined(state: &State) -> Vec<HostName> {
-    let hosts = state.hosts().map(|entry| &entry.record);
-    let nodes =
-        hosts.filter(|host| host.is(Role::Node) || host.is(Role::Member) || host.is(Role::Gateway));
-    nodes.filter(|host| state.session(&host.name).is_some()).map(|host| host.name.clone()).collect()
 }

@@ -1,9 +1,11 @@
 //! Edge: the HTTP API: which path leads to which decision, and the one shape of errors.
 
+mod asking;
 mod backup;
 mod body;
 mod check;
 mod claims;
+mod doctor;
 mod extract;
 #[cfg(test)]
 mod fixture;
@@ -107,6 +109,7 @@ pub(crate) fn router(app: App) -> Router {
         .route(paths::BACKUP, get(backup::backup))
         .route(paths::RESTORE, get(restored::status).post(backup::restore).delete(backup::discard))
         .route(paths::CHECK, post(check::check))
+        .route(paths::DOCTOR, post(doctor::doctor))
         .merge(timed)
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)

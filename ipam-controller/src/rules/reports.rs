@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use limpet_api::doctor::Health;
 use limpet_api::host::{Finding, Report, ReportWanted};
 use limpet_net_types::{HostName, Token};
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,9 @@ pub(crate) struct Answer {
     /// How many more differences there are.
     #[serde(default)]
     pub(crate) more: u64,
+    /// How it is otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) health: Option<Box<Health>>,
 }
 
 /// Asks a host.
@@ -53,7 +57,8 @@ pub(crate) fn answer(state: &State, host: &HostName, report: &Report) -> Decisio
         draft.rely(&subject, question);
         if let Some(question) = question {
             let wanted = question.record.wanted.clone();
-            let answer = Answer { findings: report.findings.clone(), more: report.more };
+            let (findings, health) = (report.findings.clone(), report.health.clone());
+            let answer = Answer { findings, more: report.more, health };
             draft.put_ephemeral(&subject, &Question { wanted, answer: Some(answer) });
         }
         Ok(())
