@@ -84,6 +84,14 @@ impl Agent {
         json!({"cniVersion": "1.0.0", "name": "pods", "type": "limpet", "socket": self.socket()})
     }
 
+    /// The same for any network.
+    #[must_use]
+    pub fn config_of(&self, network: &str) -> Value {
+        let mut config = self.config();
+        config["name"] = network.into();
+        config
+    }
+
     /// Calls the plugin on this agent's host.
     #[must_use]
     pub fn call(&self, call: &Call) -> Answer {
@@ -119,6 +127,24 @@ impl Agent {
         let result =
             answer.expect_success(&format!("ADD {namespace}/{name} on {}", self.host().name()));
         Pod { container, namespace: namespace.to_owned(), name: name.to_owned(), result }
+    }
+
+    /// A new pod on any network.
+    #[must_use]
+    pub fn add_on(&self, network: &str, namespace: &str, name: &str) -> Pod {
+        let container = Container::on(self.host(), &name[..name.len().min(9)]);
+        let call = Call::for_pod("ADD", &container, namespace, name);
+        let answer = self.call(&Call { stdin: self.config_of(network).to_string(), ..call });
+        let on = self.host().name();
+        let result = answer.expect_success(&format!("ADD {namespace}/{name} to {network} on {on}"));
+        Pod { container, namespace: namespace.to_owned(), name: name.to_owned(), result }
+    }
+
+    /// A call about another interface of a pod, with this configuration.
+    #[must_use]
+    pub fn call_for(&self, verb: &str, pod: &Pod, (ifname, config): (&str, &Value)) -> Answer {
+        let call = Call::for_pod(verb, &pod.container, &pod.namespace, &pod.name);
+        self.call(&Call { stdin: config.to_string(), ..call.with("CNI_IFNAME", ifname) })
     }
 
     /// DEL for a pod as a runtime sends it first: namespace and previous result are there.
