@@ -1,5 +1,6 @@
 //! Edge: ADD: a container gets its interface. The order is the design.
 
+use limpet_api::socket::Attach;
 use limpet_net_types::host_ifname;
 use limpet_rtnl::Socket;
 use serde_json::Value;
@@ -7,6 +8,7 @@ use serde_json::Value;
 use crate::agent::{Agent, AgentError};
 use crate::attach::{AttachError, Container, Order};
 use crate::error::{Code, Failure};
+use crate::part::Parts;
 use crate::request::Add;
 use crate::result::CniResult;
 
@@ -44,13 +46,13 @@ impl From<AddError> for Failure {
 pub(crate) async fn add(request: &Add) -> Result<Value, Failure> {
     let prev = request.config.prev_result.as_ref();
     let mut result = prev.map(CniResult::read).transpose()?.unwrap_or_default();
-    let attach = attach(request).await?;
-    result.add(&attach, request.target.ifname.as_str(), &request.wanted.netns);
+    let (attach, parts) = attach(request).await?;
+    result.add((&attach, parts), request.target.ifname.as_str(), &request.wanted.netns);
     result.set_dns(request.config.dns.as_ref());
     Ok(result.render(request.config.version))
 }
 
-async fn attach(request: &Add) -> Result<limpet_api::socket::Attach, AddError> {
+async fn attach(request: &Add) -> Result<(Attach, Parts), AddError> {
     let Add { config, target, netns, wanted } = request;
     let mut container = Container::open(netns)?;
     container.refuse_existing(target.ifname.as_str()).await?;
@@ -63,12 +65,13 @@ async fn attach(request: &Add) -> Result<limpet_api::socket::Attach, AddError> {
         return Err(AddError::Mismatch { theirs: attach.host_ifname, ours });
     }
 
-    let order =
-        Order { attach: &attach, ifname: target.ifname.as_str(), bandwidth: config.bandwidth };
-    order.carry_out(&mut host, &mut container).await?;
+    let (ifname, bandwidth, default_route) =
+        (target.ifname.as_str(), config.bandwidth, config.default_route);
+    let order = Order { attach: &attach, ifname, bandwidth, default_route };
+    let parts = order.carry_out(&mut host, &mut container).await?;
     if let Err(error) = agent.confirm(target, attach.attachment.uid).await {
-        order.undo(&mut host).await;
+        order.undo(&mut host, &mut container).await;
         return Err(error.into());
     }
-    Ok(attach)
+    Ok((attach, parts))
 }

@@ -11,14 +11,15 @@ use limpet_net_types::{Family, Mac, host_prefix};
 use limpet_rtnl::sysctl::{self, SysctlError};
 use limpet_rtnl::{
     Address, LinkChange, Neighbour, Netns, NetnsError, NewVeth, OpenError, ReadError, Request,
-    RequestError, Route, RouteTarget, Socket, VethPeer,
+    RequestError, Route, RouteFilter, RouteTarget, Scope, Socket, VethPeer,
 };
 use nix::errno::Errno;
 
 use crate::bandwidth::Bandwidth;
 use crate::error::{Code, Failure};
 use crate::host_end::{HostEnd, dead_name};
-use crate::result::{everywhere, gateway_of};
+use crate::part::{self, Parts};
+use crate::result::gateway_of;
 use crate::shape::{shape, unshape};
 
 /// The protocol number of every route and neighbour entry that limpet makes on a host.
@@ -131,6 +132,25 @@ impl Container {
         }
     }
 
+    /// The addresses of the interface that a route leads out of, which others can send to.
+    async fn addresses_by(&mut self, route: Route) -> Result<Vec<IpAddr>, AttachError> {
+        let RouteTarget::Device { index, .. } = route.target else { return Ok(Vec::new()) };
+        let found = self.socket.addresses(Some(index)).await?;
+        let global = found.into_iter().filter(|found| found.scope == Scope::Global);
+        Ok(global.map(|found| found.address.address).collect())
+    }
+
+    /// Deletes the rules of an interface, which do not go with it.
+    pub(crate) async fn forget_rules(&mut self, device: u32) -> Result<(), AttachError> {
+        let rules = self.socket.rules().await?;
+        let of_it: Vec<Request> = rules
+            .into_iter()
+            .filter(|rule| part::is_of(rule, device))
+            .map(Request::DelRule)
+            .collect();
+        all(self.socket.batch(&of_it).await)
+    }
+
     /// Switches IPv6 on for an interface where a new one has it off.
     fn switch_v6_on(&self, ifname: &str) -> Result<(), AttachError> {
         if !self.starts_without_v6 {
@@ -149,32 +169,35 @@ pub(crate) struct Order<'a> {
     pub(crate) attach: &'a Attach,
     pub(crate) ifname: &'a str,
     pub(crate) bandwidth: Bandwidth,
+    /// Whether it is to have the container's default route; where there is none yet if left open.
+    pub(crate) default_route: Option<bool>,
 }
 
 impl Order<'_> {
-    /// Makes the interface; when this returns, packets pass.
+    /// Makes the interface and returns what part of the container's traffic it has; when this returns, packets pass.
     ///
     /// On failure nothing of it is left.
     pub(crate) async fn carry_out(
         &self,
         host: &mut Socket,
         container: &mut Container,
-    ) -> Result<HostEnd, AttachError> {
+    ) -> Result<Parts, AttachError> {
         self.make_pair(host, container).await?;
         match self.set_up(host, container).await {
-            Ok(end) => Ok(end),
+            Ok(parts) => Ok(parts),
             Err(error) => {
-                self.undo(host).await;
+                self.undo(host, container).await;
                 Err(error)
             }
         }
     }
 
     /// Takes away what was made.
-    pub(crate) async fn undo(&self, host: &mut Socket) {
+    pub(crate) async fn undo(&self, host: &mut Socket, container: &mut Container) {
         let name = &self.attach.host_ifname;
         let undone = async {
             if let Some(end) = HostEnd::find(host, name).await? {
+                container.forget_rules(end.peer).await?;
                 end.delete(host).await?;
             }
             if let Some(shaper) = unshape(host, name).await? {
@@ -228,7 +251,7 @@ impl Order<'_> {
         &self,
         host: &mut Socket,
         container: &mut Container,
-    ) -> Result<HostEnd, AttachError> {
+    ) -> Result<Parts, AttachError> {
         let name = &self.attach.host_ifname;
         let end = HostEnd::find(host, name)
             .await?
@@ -240,8 +263,17 @@ impl Order<'_> {
         // Outside first: an interface inside has carrier only when the other end is up.
         all(host.batch(&self.outside(end.index)).await)?;
         shape(host, self.attach, (&end, self.bandwidth)).await?;
-        all(container.socket.batch(&self.inside(end.peer)).await)?;
-        Ok(end)
+        let main = RouteFilter { table: MAIN, protocol: 0 };
+        let routes = container.socket.routes(main).await?;
+        let parts = Parts::new(self.default_route, &routes);
+        let mut requests = Vec::new();
+        for family in Family::BOTH.into_iter().filter(|family| self.has(*family)) {
+            let Some(before) = part::replaced_by(parts, family, &routes) else { continue };
+            requests.extend(part::left_to(before, &container.addresses_by(before).await?));
+        }
+        requests.extend(self.inside(end.peer, parts));
+        all(container.socket.batch(&requests).await)?;
+        Ok(parts)
     }
 
     fn has(&self, family: Family) -> bool {
@@ -279,8 +311,8 @@ impl Order<'_> {
         requests
     }
 
-    /// What makes the container's end carry: its addresses, and the way to everywhere by the host.
-    fn inside(&self, index: u32) -> Vec<Request> {
+    /// What makes the container's end carry: its addresses, and what is its part by the host.
+    fn inside(&self, index: u32, parts: Parts) -> Vec<Request> {
         let quiet = LinkChange { no_link_local: true, ..LinkChange::of(index) };
         let up = LinkChange { up: Some(true), ..LinkChange::of(index) };
         let mut requests = vec![Request::ChangeLink(quiet), Request::ChangeLink(up)];
@@ -296,7 +328,8 @@ impl Order<'_> {
                     gateway,
                     self.attach.gateway_mac,
                 )));
-                requests.extend(inside_routes(index, gateway).map(Request::SetRoute));
+                let of_family = (family, parts.of(family));
+                requests.extend(part::requests(self.attach, index, of_family));
             }
         }
         requests
@@ -375,22 +408,6 @@ pub(crate) fn outside_route(
 /// The container's neighbour entry for its gateway: permanent, because the host has no such address.
 pub(crate) fn inside_neighbour(device: u32, gateway: IpAddr, mac: Mac) -> Neighbour {
     Neighbour { device, address: gateway, mac, protocol: 0 }
-}
-
-/// The container's routes: to its gateway, which a link-local IPv6 one does not need, and by it.
-pub(crate) fn inside_routes(device: u32, gateway: IpAddr) -> impl Iterator<Item = Route> {
-    let route = |destination, target| Route {
-        table: MAIN,
-        protocol: BOOT,
-        destination,
-        target,
-        source: None,
-        metric: 0,
-    };
-    let link = route(host_prefix(gateway), RouteTarget::link(device));
-    let everywhere = everywhere(gateway);
-    let by = route(everywhere, RouteTarget::gateway(device, gateway));
-    gateway.is_ipv4().then_some(link).into_iter().chain([by])
 }
 
 /// Takes a setting that the kernel does not have for one that needs no change.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use limpet_api::socket::Attach;
 use limpet_net_types::{IfName, Mac};
-use limpet_rtnl::{FoundAddress, FoundNeighbour, Link, LinkKind, Route};
+use limpet_rtnl::{FoundAddress, FoundNeighbour, Link, LinkKind, Route, Rule};
 
 use crate::attach::Setting;
 use crate::bandwidth::Bandwidth;
@@ -32,8 +32,9 @@ pub(crate) struct Found {
 pub(crate) struct Inside {
     pub(crate) link: Link,
     pub(crate) addresses: Vec<FoundAddress>,
-    /// All of the main table.
+    /// All of the main table, and of the interface's own.
     pub(crate) routes: Vec<Route>,
+    pub(crate) rules: Vec<Rule>,
     pub(crate) neighbours: Vec<FoundNeighbour>,
 }
 

@@ -12,6 +12,7 @@ use crate::attach::{AttachError, Container, MAIN, PROTOCOL, host_settings};
 use crate::audit::{Found, Inside, Outside, Wanted, audit};
 use crate::bandwidth::Bandwidth;
 use crate::error::{Code, Failure};
+use crate::part;
 use crate::request::Check;
 use crate::result::CniResult;
 use crate::shape;
@@ -88,9 +89,13 @@ async fn read(request: &Check, attach: &Attach) -> Result<Found, AttachError> {
 
 async fn inside(socket: &mut Socket, link: Link) -> Result<Inside, ReadError> {
     let addresses = socket.addresses(Some(link.index)).await?;
-    let routes = socket.routes(RouteFilter { table: MAIN, protocol: 0 }).await?;
+    let mut routes = Vec::new();
+    for table in [MAIN, part::table_of(link.index)] {
+        routes.extend(socket.routes(RouteFilter { table, protocol: 0 }).await?);
+    }
+    let rules = socket.rules().await?;
     let neighbours = socket.neighbours(Some(link.index)).await?;
-    Ok(Inside { link, addresses, routes, neighbours })
+    Ok(Inside { link, addresses, routes, rules, neighbours })
 }
 
 async fn outside(

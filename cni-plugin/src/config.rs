@@ -83,6 +83,8 @@ pub(crate) struct Config {
     pub(crate) capabilities: Capabilities,
     /// What `runtimeConfig` allows, and where it says nothing the configuration.
     pub(crate) bandwidth: Bandwidth,
+    /// Whether the interface is to have the container's default route; where there is none yet if left out.
+    pub(crate) default_route: Option<bool>,
     /// `dns`, to be passed on.
     pub(crate) dns: Option<Map<String, Value>>,
     pub(crate) prev_result: Option<Value>,
@@ -180,6 +182,7 @@ impl Config {
             args,
             bandwidth: capabilities.bandwidth.or(of_all),
             capabilities,
+            default_route: fields.take("defaultRoute")?,
             dns: fields.take("dns")?,
             prev_result: fields.take("prevResult")?,
             valid: valid(&mut fields)?,

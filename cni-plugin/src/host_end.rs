@@ -61,6 +61,7 @@ impl HostEnd {
         if link.index != self.peer || veth.peer != self.index {
             return Ok(());
         }
+        container.forget_rules(link.index).await?;
         let down = LinkChange { up: Some(false), ..LinkChange::of(link.index) };
         let name = LinkChange { name: Some(dead_name(link.index)), ..LinkChange::of(link.index) };
         all(container.socket().batch(&[down, name].map(Request::ChangeLink)).await)

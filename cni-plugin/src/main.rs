@@ -17,6 +17,7 @@ mod del;
 mod error;
 mod gc;
 mod host_end;
+mod part;
 mod request;
 mod result;
 mod shape;

@@ -4,12 +4,13 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use limpet_api::socket::Attach;
-use limpet_net_types::{Family, Prefix, host_prefix};
+use limpet_net_types::{Family, Prefix};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::config::Version;
 use crate::error::{Code, Failure};
+use crate::part::{self, Part, Parts};
 
 /// What the kernel calls the scope of a route whose destination is on the link.
 const SCOPE_LINK: u32 = 253;
@@ -76,7 +77,9 @@ impl CniResult {
     }
 
     /// Adds what was attached: both ends of the veth pair, the addresses, and the routes inside.
-    pub(crate) fn add(&mut self, attach: &Attach, ifname: &str, netns: &str) {
+    ///
+    /// Tables of its own are not among them: before version 1.1.0 they would be taken for the main table.
+    pub(crate) fn add(&mut self, (attach, parts): (&Attach, Parts), ifname: &str, netns: &str) {
         let inside = self.interfaces.len() + 1;
         self.interfaces.push(Interface {
             name: attach.host_ifname.clone(),
@@ -96,13 +99,14 @@ impl CniResult {
             self.ips.push(Ip { address: address.into(), gateway, interface: Some(inside) });
         }
         for gateway in attach.gateways.iter().copied() {
-            // An IPv6 gateway is a link-local address, which needs no route.
-            if gateway.is_ipv4() {
-                let dst = host_prefix(gateway).into();
+            let family = Family::of(gateway);
+            let part = parts.of(family);
+            if let (Part::Everything, Some(way)) = (part, part::way_to(0, gateway)) {
                 let scope = Some(SCOPE_LINK);
-                self.routes.push(Route { scope, ..Route::new(dst, None) });
+                self.routes.push(Route { scope, ..Route::new(way.destination.into(), None) });
             }
-            self.routes.push(Route::new(everywhere(gateway).into(), Some(gateway)));
+            let ways = part::ways_by(attach, 0, (family, part)).into_iter();
+            self.routes.extend(ways.map(|way| Route::new(way.destination.into(), Some(gateway))));
         }
     }
 

@@ -7,7 +7,9 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use netns_tests::{Agent, Datacentre, Host, Place, Pod, Process, seen_as, unique, wait_until};
+use netns_tests::{
+    Agent, Datacentre, Host, Place, Pod, Process, reaches, seen_as, unique, wait_until,
+};
 use serde_json::Value;
 
 /// How long a change at the controller may take to be in every host's kernel.
@@ -189,6 +191,59 @@ fn networks_with_spaces_of_their_own_have_the_same_addresses_on_the_same_hosts()
     assert_eq!(dc.b.call_for("DEL", &red_there, ("eth0", &config)).code, 0);
     assert_eq!(open(&[(&red, &pink_there), (&shared, &pink_there)]), BTreeSet::new());
     assert_eq!(closed(&[(&pink, &pink_there)]), BTreeSet::new());
+}
+
+#[test]
+fn a_pod_with_interfaces_on_two_networks_answers_by_the_one_that_was_asked() {
+    let dc = Datacentre::small();
+    network(&dc, "lab", "", ["10.33.0.0/16", "fd33::/64"]);
+    let (pod, web) = (dc.a.add("shop", "both-0"), dc.b.add("shop", "web-0"));
+    let (near, far) = (dc.a.add_on("lab", "lab", "near-0"), dc.b.add_on("lab", "lab", "far-0"));
+    let mut config = dc.a.config_of("lab");
+    let result = dc.a.call_for("ADD", &pod, ("net1", &config)).expect_success("ADD of net1");
+    let first = pod;
+    let second = |v6: bool| {
+        let ips = result["ips"].as_array().unwrap();
+        let addresses = ips.iter().map(|ip| ip["address"].as_str().unwrap());
+        let mut of_family = addresses.filter(|address| address.contains(':') == v6);
+        let address = of_family.next().unwrap().split('/').next().unwrap();
+        Place { address: address.parse().unwrap(), ..Place::pod(&first, v6) }
+    };
+    for v6 in [false, true] {
+        let (on_lab, on_pods) = (second(v6), Place::pod(&first, v6));
+        for other in [Place::pod(&near, v6), Place::pod(&far, v6)] {
+            wait_until(SPREAD, "a way to its second address", || {
+                reaches(&other.netns, other.address, &on_lab.netns, on_lab.address)
+            });
+            let seen = seen_as(&on_lab.netns, &other.netns, other.address);
+            assert_eq!(seen, Ok(on_lab.address), "by the interface on that network");
+        }
+        let other = Place::pod(&web, v6);
+        assert_eq!(seen_as(&other.netns, &on_pods.netns, on_pods.address), Ok(other.address));
+        assert_eq!(seen_as(&on_pods.netns, &other.netns, other.address), Ok(on_pods.address));
+        // Hosts are reached by the first, and reach both.
+        for (agent, at) in
+            [(&dc.a, ["192.0.2.1", "2001:db8::1"]), (&dc.b, ["192.0.2.2", "2001:db8::2"])]
+        {
+            let host = Place::host(agent.host(), at[usize::from(v6)]);
+            for to in [&on_lab, &on_pods] {
+                assert_eq!(seen_as(&host.netns, &to.netns, to.address), Ok(host.address));
+            }
+            assert_eq!(seen_as(&on_pods.netns, &host.netns, host.address), Ok(on_pods.address));
+        }
+    }
+    let names = dc.controller.rows("reservation list");
+    let both = names.iter().filter(|reservation| reservation["name"] == "both-0");
+    assert_eq!(both.count(), 2, "each network has a reservation for the name");
+
+    config["prevResult"] = result;
+    let check = dc.a.call_for("CHECK", &first, ("net1", &config));
+    assert_eq!(check.code, 0, "{check:?}");
+    assert_eq!(dc.a.check(&first).code, 0);
+    assert_eq!(dc.a.call_for("DEL", &first, ("net1", &config)).code, 0);
+    assert_eq!(first.container.sh("ip rule; ip -6 rule").matches("7600").count(), 0);
+    let (from, to) = (Place::pod(&web, false), Place::pod(&first, false));
+    assert!(reaches(&from.netns, from.address, &to.netns, to.address), "the first is as before");
 }
 
 /// The VXLAN devices of a host.

@@ -4,10 +4,11 @@ use std::net::IpAddr;
 
 use limpet_api::socket::Attach;
 use limpet_net_types::{Family, Prefix, host_prefix};
-use limpet_rtnl::{FoundNeighbour, Link, RouteTarget};
+use limpet_rtnl::{FoundNeighbour, Link, Route, RouteTarget};
 
 use super::{Inside, Wanted, addresses, shown};
-use crate::attach::inside_neighbour;
+use crate::attach::{MAIN, inside_neighbour};
+use crate::part;
 use crate::result::{CniResult, Interface};
 
 /// What is wrong, in words. `listed` is the interface as the previous result has it.
@@ -70,8 +71,9 @@ fn wrong_ways(
     (gateway, inside): (IpAddr, &Inside),
 ) -> Vec<String> {
     let (index, mut problems, mut is_used) = (inside.link.index, Vec::new(), false);
-    let mut way = |dst: Prefix, target: RouteTarget, by: &str| {
-        if !inside.routes.iter().any(|found| found.destination == dst && found.target == target) {
+    let mut way = |dst: Prefix, gateway: Option<IpAddr>, by: &str| {
+        let is = |found: &&Route| found.table == MAIN && found.destination == dst;
+        if !inside.routes.iter().filter(is).any(|found| leads(found, index, gateway)) {
             problems.push(format!("route {dst} {by} is missing in the container"));
         }
     };
@@ -79,10 +81,13 @@ fn wrong_ways(
         let dst = Prefix::containing(route.dst.ip(), route.dst.prefix());
         if route.gw == Some(gateway) {
             is_used = true;
-            way(dst, RouteTarget::gateway(index, gateway), &format!("via {gateway}"));
+            way(dst, Some(gateway), &format!("via {gateway}"));
         } else if route.gw.is_none() && dst == host_prefix(gateway) {
-            way(dst, RouteTarget::link(index), &format!("dev {}", inside.link.name));
+            way(dst, None, &format!("dev {}", inside.link.name));
         }
+    }
+    if is_for_its_network(prev, gateway) {
+        problems.extend(wrong_answers(attach, (gateway, inside)));
     }
     let entry = inside_neighbour(index, gateway, attach.gateway_mac);
     let has = |found: &FoundNeighbour| {
@@ -93,6 +98,38 @@ fn wrong_ways(
         problems.push(format!(
             "the container's neighbour entry of {gateway} with {mac} is missing or another"
         ));
+    }
+    problems
+}
+
+fn leads(route: &Route, device: u32, by: Option<IpAddr>) -> bool {
+    matches!(route.target, RouteTarget::Device { index, gateway, .. } if (index, gateway) == (device, by))
+}
+
+/// Whether the interface was given the way to its own network only: another one has the default route.
+fn is_for_its_network(prev: &CniResult, gateway: IpAddr) -> bool {
+    let mut by = prev.routes.iter().filter(|route| route.gw == Some(gateway)).peekable();
+    by.peek().is_some() && by.all(|route| route.dst.prefix() > 0)
+}
+
+/// What is missing of what has answers leave by the interface that they are for.
+fn wrong_answers(attach: &Attach, (gateway, inside): (IpAddr, &Inside)) -> Vec<String> {
+    let (index, name, mut problems) = (inside.link.index, &inside.link.name, Vec::new());
+    let (wanted, table) = (part::answers_by(index, gateway), part::table_of(index));
+    let is = |found: &Route| {
+        found.table == table
+            && found.destination == wanted.destination
+            && leads(found, index, Some(gateway))
+    };
+    if !inside.routes.iter().any(is) {
+        problems
+            .push(format!("route default via {gateway} dev {name} is missing in table {table}"));
+    }
+    for address in addresses(attach).filter(|address| Family::of(*address) == Family::of(gateway)) {
+        let rule = part::rule_for(index, address);
+        if !inside.rules.contains(&rule) {
+            problems.push(format!("the container's rule {rule} is missing"));
+        }
     }
     problems
 }
