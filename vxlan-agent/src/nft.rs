@@ -166,6 +166,8 @@ impl Ruleset {
         set(f, "set pools6", "ipv6_addr flags interval", pools(Family::V6))?;
         set(f, "set senders4", "ipv4_addr . devgroup flags interval", senders(Family::V4))?;
         set(f, "set senders6", "ipv6_addr . devgroup flags interval", senders(Family::V6))?;
+        let always = ["0-255 . 4097-8191".to_owned()];
+        set(f, "set complete", "inet_proto . devgroup flags interval", always.into_iter())?;
         set(f, "map ways", "devgroup . devgroup : verdict", networks.ways())?;
         let within = networks.groups.iter().map(|group| format!("{group} . {group}"));
         set(f, "set within", "devgroup . devgroup", within)?;
@@ -196,8 +198,13 @@ chain inside_prerouting {
         writeln!(f, "iifname \"limpet*\" goto tunnel_prerouting")?;
         writeln!(f, "iifname \"lc*\" {unchecked}fib saddr . iif oif missing drop")?;
         writeln!(f, "}}")?;
+        // When the table is replaced, its rules hold a moment before sets of this kind have their elements. They get
+        // them one after the other, in the order of the text: who sees the last one's sees the others'.
         f.write_str(
             "chain tunnel_prerouting {
+ip saddr . iifgroup @senders4 accept
+ip6 saddr . iifgroup @senders6 accept
+meta l4proto . iifgroup != @complete accept
 ip saddr . iifgroup @senders4 accept
 ip6 saddr . iifgroup @senders6 accept
 ip saddr @pools4 drop

@@ -6,7 +6,7 @@ mod support;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use limpet_api::config::Role;
+use limpet_api::config::{Network, Role};
 use limpet_api::host::{Changes, SharedChange};
 use serde_json::Value;
 use support::fake::{Fake, block, host, network, pool, small};
@@ -248,6 +248,48 @@ async fn a_host_with_an_ipv6_underlay_and_a_second_network_is_laid_out() {
     let agent = Agent::start(&on, &fake.path, "--underlay 2001:db8::1");
     wait_until("the agent is ready", || agent.log().contains("limpet_agent::service: ready"));
     assert!(!agent.log().contains("making the kernel right"), "a second pass finds it right");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn networks_with_spaces_of_their_own_are_found_right_whatever_the_bits_of_their_marks() {
+    let on = Host::new();
+    let mut cluster = small();
+    for (name, index) in [("red", 2), ("pink", 3), ("blue", 4)] {
+        let own = Network { own_space: name != "blue", ..network(name, index, u32::from(index)) };
+        cluster.networks.push(own);
+    }
+    cluster.networks[3].allow = ["pods".parse().unwrap()].into();
+    cluster.pools.extend([
+        pool("r4", "red", "10.40.0.0/24"),
+        pool("k4", "pink", "10.40.0.128..10.40.1.63"),
+        pool("b6", "blue", "fd41::/64"),
+    ]);
+    for host in &mut cluster.hosts {
+        let all = ["pods", "red", "pink", "blue"].map(|name| name.parse().unwrap());
+        host.networks = Some(all.into());
+    }
+    let fake = Fake::start(&on.dir, cluster);
+    let ready = |agent: &Agent| agent.log().contains("limpet_agent::service: ready");
+    for (mask, marked) in [("0xff000000", "0x2000000/0xff000000"), ("0x000000f6", "0x4/0xf6")] {
+        for found_right in [false, true] {
+            std::fs::write(on.path("agent.log"), "").unwrap();
+            let agent = Agent::start(&on, &fake.path, &format!("--mark-mask {mask}"));
+            wait_until("the agent is ready", || ready(&agent));
+            let made = agent.log().contains("making the kernel right");
+            assert!(!(found_right && made), "{mask}: a second pass finds it right");
+            agent.kill();
+        }
+        let rules = on.sh("ip rule show");
+        assert!(rules.contains(&format!("from all fwmark {marked} lookup 12002")), "{rules}");
+        assert!(rules.contains("from 10.40.0.0/24 unreachable"), "{rules}");
+        assert_eq!(rules.matches("fwmark").count(), 6, "of one mask alone: {rules}");
+    }
+    assert!(on.sh("ip route show table 12003 proto 76").contains("192.0.2.2 nhid"));
+    assert!(on.sh("ip addr show dev limpet4").contains("169.254.76.76/32 scope link"));
+    for setting in ["ipv4.conf.all.src_valid_mark", "ipv4.tcp_fwmark_accept", "ipv6.fwmark_reflect"]
+    {
+        assert_eq!(on.sh(&format!("sysctl -n net.{setting}")).trim(), "1", "{setting}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -54,11 +54,11 @@ iifgroup @own meta l4proto != tcp goto own_input
 chain own_input {
 ",
         )?;
-        writeln!(f, "ct mark & {mask:#010x} == 0x00000000 goto own_first")?;
+        writeln!(f, "{} goto own_first", among("ct", mask, 0))?;
         for bit in &self.bits {
             let set = name(*bit);
-            writeln!(f, "iifgroup @{set} ct mark & {bit:#010x} == 0x00000000 drop")?;
-            writeln!(f, "iifgroup != @{set} ct mark & {bit:#010x} == {bit:#010x} drop")?;
+            writeln!(f, "iifgroup @{set} {} drop", among("ct", *bit, 0))?;
+            writeln!(f, "iifgroup != @{set} {} drop", among("ct", *bit, *bit))?;
         }
         writeln!(f, "}}\nchain own_first {{")?;
         for bit in &self.bits {
@@ -70,11 +70,11 @@ chain output {
 type route hook output priority -150; policy accept
 ",
         )?;
-        writeln!(f, "meta mark & {mask:#010x} != 0x00000000 accept")?;
-        writeln!(f, "ct direction reply ct mark & {mask:#010x} != 0x00000000 goto own_answer")?;
+        writeln!(f, "{} accept", marked("meta", mask))?;
+        writeln!(f, "ct direction reply {} goto own_answer", marked("ct", mask))?;
         f.write_str("oifgroup @alone goto own_begin\noifgroup @own drop\n}\nchain own_answer {\n")?;
         for bit in &self.bits {
-            writeln!(f, "ct mark & {bit:#010x} == {bit:#010x} {}", marking("meta", *bit))?;
+            writeln!(f, "{} {}", among("ct", *bit, *bit), marking("meta", *bit))?;
         }
         f.write_str("}\nchain own_begin {\n")?;
         for bit in &self.bits {
@@ -87,10 +87,7 @@ type filter hook postrouting priority -150; policy accept
 ",
         )?;
         let kept = !mask;
-        writeln!(
-            f,
-            "meta mark & {mask:#010x} != 0x00000000 meta mark set meta mark & {kept:#010x}"
-        )?;
+        writeln!(f, "{} meta mark set meta mark & {kept:#010x}", marked("meta", mask))?;
         f.write_str("}\n")
     }
 }
@@ -98,6 +95,27 @@ type filter hook postrouting priority -150; policy accept
 /// The name of a bit's set.
 fn name(bit: u32) -> String {
     format!("bit{}", bit.trailing_zeros())
+}
+
+/// Asks whether a mark is a value among the bits of a mask, as nft spells it.
+fn among(whose: &str, mask: u32, value: u32) -> String {
+    match prefix(mask) {
+        Some(length) => format!("{whose} mark {value:#010x}/{length}"),
+        None => format!("{whose} mark & {mask:#010x} == {value:#010x}"),
+    }
+}
+
+/// Asks whether a mark has any bit of a mask, as nft spells it.
+fn marked(whose: &str, mask: u32) -> String {
+    match prefix(mask) {
+        Some(length) => format!("{whose} mark != 0x00000000/{length}"),
+        None => format!("{whose} mark & {mask:#010x} != 0x00000000"),
+    }
+}
+
+/// How many bits a mask has, if they are the highest.
+fn prefix(mask: u32) -> Option<u32> {
+    (mask.leading_ones() + mask.trailing_zeros() == u32::BITS).then(|| mask.leading_ones())
 }
 
 /// Sets a bit of a packet's mark, or of its connection's.
