@@ -16,11 +16,12 @@ pub(crate) async fn status(config: &Config) -> Result<(), Failure> {
         Ok(readiness) => readiness.problems,
         Err(error) => return Err(Failure { code: Code::NotAvailable, ..error.failure() }),
     };
-    let Some(first) = problems.first() else { return Ok(()) };
-    let limited = problems.iter().any(|problem| problem.connectivity);
+    // What may have cut containers off is said first: it is the worse of the two.
+    let limited = problems.iter().find(|problem| problem.connectivity);
+    let Some(first) = limited.or(problems.first()) else { return Ok(()) };
     let all: Vec<_> = problems.iter().map(|problem| problem.error.to_string()).collect();
     Err(Failure {
-        code: if limited { Code::LimitedConnectivity } else { Code::NotAvailable },
+        code: if limited.is_some() { Code::LimitedConnectivity } else { Code::NotAvailable },
         message: first.error.message.clone(),
         details: all.join("; "),
     })

@@ -22,8 +22,7 @@ impl Fabric {
 
     /// Connects `host` through a new device with these addresses, such as `192.0.2.1/24`.
     pub fn join(&self, host: &Host, device: &str, addresses: &[&str]) {
-        let port = format!("p{}", host.unique_name());
-        let port = &port[port.len().saturating_sub(15)..];
+        let port = &port_of(host);
         let (fabric, netns) = (self.bridge.netns_handle(), host.netns_handle());
         // A machine that was rebooted has left its end of the cable behind; its card is still the same one.
         let mac = mac(port);
@@ -40,6 +39,16 @@ impl Fabric {
         host.run(&format!("ip link set {device} up"));
     }
 
+    /// Pulls a host's cable: its device stays, without carrier.
+    pub fn unplug(&self, host: &Host) {
+        self.bridge.run(&format!("ip link set {} down", port_of(host)));
+    }
+
+    /// Puts a cable that was pulled in again.
+    pub fn plug_again(&self, host: &Host) {
+        self.bridge.run(&format!("ip link set {} up", port_of(host)));
+    }
+
     /// Joins any number of hosts as one more device on the segment would: see [`Fabric::join`].
     #[must_use]
     pub fn of(name: &str, hosts: &[(&Host, &[&str])]) -> Self {
@@ -49,6 +58,12 @@ impl Fabric {
         }
         fabric
     }
+}
+
+/// The segment's end of a host's cable.
+fn port_of(host: &Host) -> String {
+    let port = format!("p{}", host.unique_name());
+    port[port.len().saturating_sub(15)..].to_owned()
 }
 
 /// The MAC address of the card at the end of this cable.

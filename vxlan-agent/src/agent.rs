@@ -36,6 +36,7 @@ use crate::flights::Flights;
 use crate::mark::MarkMask;
 use crate::metrics::Metrics;
 use crate::pulse::Pulse;
+use crate::readiness::KeptPools;
 use crate::recalled::Recalled;
 use crate::records::{Record, Records};
 use crate::saved::ago;
@@ -95,6 +96,8 @@ pub(crate) struct Agent {
     pub(crate) pulse: Pulse,
     /// How often the host has joined; 0 before the first time.
     pub(crate) joins: watch::Sender<u64>,
+    /// The pools, to say whether there is room.
+    pub(crate) pools: KeptPools,
     started: Instant,
 }
 
@@ -195,6 +198,7 @@ impl Agent {
             passes: watch::Sender::new(Pass::default()),
             pulse: Pulse::default(),
             joins: watch::Sender::new(0),
+            pools: KeptPools::default(),
             started: Instant::now(),
         }
     }

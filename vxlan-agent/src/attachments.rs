@@ -1,22 +1,19 @@
-//! Edge: what the plugin asks for, passed on: attach, confirm, check, detach, collect garbage, say whether it would go.
+//! Edge: what the plugin asks for, passed on: attach, confirm, check, detach.
 
 use std::time::Duration;
 
-use limpet_api::book::{Attachment, AttachmentKey, EndReason};
+use limpet_api::book::{Attachment, AttachmentKey};
 use limpet_api::client::{Attempted, Call, ClientError, Method};
-use limpet_api::config::{Network, PoolState, PoolUse};
+use limpet_api::config::Network;
 use limpet_api::host::{ClaimRequest, Claimed, Wanted};
-use limpet_api::socket::{
-    Attach, Detached, GcAnswer, GcRequest, Problem, Readiness, ValidAttachment,
-};
-use limpet_api::{ApiError, ErrorCode, Listing, paths};
+use limpet_api::socket::{Attach, Detached};
+use limpet_api::{ApiError, ErrorCode, paths};
 use limpet_net_types::{Family, Mac, NetworkName, Range, Token, Uid, host_ifname};
 use tokio::time::{Instant, sleep, timeout_at};
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::agent::{Agent, Pass, Patience, State, api_error, not_joined, sentence};
 use crate::desired::mtu_of;
-use crate::evidence::{Evidence, gone};
 use crate::flights::ConnectionId;
 use crate::identity::random;
 use crate::layout::{container_gateway, device_name, group_of};
@@ -25,7 +22,7 @@ use crate::records::Record;
 use crate::run::is_ready;
 use crate::segments::{pools_of, table_of};
 use crate::upkeep::{end, end_or_list, sight};
-use crate::veths::{Veths, netns_exists};
+use crate::veths::Veths;
 use crate::view::Key;
 
 /// How long an ADD may take here, before the plugin's and the runtime's own patience ends.
@@ -68,7 +65,10 @@ pub(crate) async fn attach(
         agent.keep(&record);
         Ok(attach)
     });
-    if answer.is_err() {
+    if let Err(error) = &answer {
+        if matches!(error.code, ErrorCode::PoolFull | ErrorCode::NoPool) {
+            agent.pools.forget().await;
+        }
         let mut state = agent.state();
         state.flights.end(uid);
         if state.endings.contains_key(&uid) {
@@ -130,7 +130,7 @@ async fn ready(agent: &Agent, name: &NetworkName) -> Result<(), ApiError> {
 }
 
 /// Why an ADD on a network cannot be served by this host's kernel.
-fn network_problem(state: &State, pass: &Pass, name: &NetworkName) -> Option<ApiError> {
+pub(crate) fn network_problem(state: &State, pass: &Pass, name: &NetworkName) -> Option<ApiError> {
     let session = state.contact.session.as_ref();
     let known = state.view.position().map(|(store, _)| store);
     if known.is_some_and(|known| session.is_some_and(|session| session.store != known)) {
@@ -428,103 +428,6 @@ pub(crate) async fn detach(agent: &Agent, key: &Key, uid: Option<Uid>) -> Detach
         None if agent.state().forgotten.contains(key) => Detached::Later,
         None => Detached::Ended,
     }
-}
-
-/// Ends what a runtime does not know of any more, as far as this host sees for itself that it is gone.
-pub(crate) async fn collect(
-    agent: &Agent,
-    veths: &Veths,
-    request: GcRequest,
-) -> Result<GcAnswer, ApiError> {
-    let sight = sight(agent, veths.living())
-        .await
-        .map_err(|error| ApiError::new(ErrorCode::Internal, sentence(&error)))?;
-    let GcRequest { network, runtime, valid } = request;
-    let is_valid = |key: &Key| {
-        valid.iter().any(|valid| valid.container == key.container && valid.ifname == key.ifname)
-    };
-    let (unknown, gone) = {
-        let state = agent.state();
-        if state.view.position().is_none() {
-            return Err(not_joined(&state));
-        }
-        let is_there = |uid| sight.is_there(uid);
-        let boot = agent.identity.boot;
-        let evidence = Evidence { boot, is_there: &is_there, netns_exists: &netns_exists };
-        let gone = gone(state.view.attachments(), &evidence).now;
-        let of_runtime = state.view.attachments().filter(|(key, attachment)| {
-            key.network == network && attachment.runtime == runtime && !is_valid(key)
-        });
-        let unknown: Vec<(Key, Uid)> =
-            of_runtime.map(|(key, attachment)| (key.clone(), attachment.uid)).collect();
-        (unknown, gone)
-    };
-    let mut answer = GcAnswer::default();
-    for (key, uid) in unknown {
-        let of = ValidAttachment { container: key.container.clone(), ifname: key.ifname.clone() };
-        if gone.contains(&(key.clone(), uid)) {
-            info!(%uid, container = %key.container, "collected");
-            agent.state().reasons.insert(uid, EndReason::Gone);
-            end_or_list(agent, &key, uid).await;
-            answer.ended.push(of);
-        } else {
-            answer.present.push(of);
-        }
-    }
-    Ok(answer)
-}
-
-/// Whether an ADD on a network could be served, and whether those that were are still well.
-///
-/// Containers suffer only from what is wrong in the kernel: with no controller all goes on as it was.
-pub(crate) async fn readiness(agent: &Agent, network: &NetworkName) -> Readiness {
-    let problem =
-        |error: ApiError| Problem { connectivity: error.code == ErrorCode::NetworkNotReady, error };
-    let pass = agent.passes.borrow().clone();
-    let here = network_problem(&agent.state(), &pass, network);
-    let failures =
-        pass.failures.iter().map(|words| ApiError::new(ErrorCode::NetworkNotReady, words.clone()));
-    let recalled = agent.state().recalled_words(&agent.identity.host, Instant::now());
-    let elsewhere = match agent.session() {
-        Err(error) => Some(match &recalled {
-            Some(words) => ApiError { message: format!("{}; {words}", error.message), ..error },
-            None => error,
-        }),
-        Ok(_) if agent.long_silent() => Some(not_joined(&agent.state())),
-        // Whether a network that is not there is full is no question.
-        Ok(_) if here.is_some() => None,
-        Ok(_) => full(agent, network).await,
-    };
-    let mut problems: Vec<Problem> = elsewhere.into_iter().chain(here).map(problem).collect();
-    problems.dedup();
-    problems.extend(failures.map(problem));
-    Readiness { problems }
-}
-
-/// Whether a family of a network has no address left, asked of the controller.
-async fn full(agent: &Agent, network: &NetworkName) -> Option<ApiError> {
-    let call = Call::new(Method::GET, paths::POOLS);
-    let pools = match agent.ask::<Listing<PoolUse>>(&call, Patience::Short).await {
-        Ok(pools) => pools.items,
-        Err(error) => return Some(api_error(error)),
-    };
-    let of_network = || {
-        let active = |pool: &&PoolUse| pool.pool.state == PoolState::Active;
-        pools.iter().filter(move |pool| pool.pool.network == *network).filter(active)
-    };
-    if of_network().next().is_none() {
-        let words = format!("network {network} has no pool that gives addresses");
-        return Some(ApiError::new(ErrorCode::NoPool, words));
-    }
-    Family::BOTH.into_iter().find_map(|family| {
-        let mut of_family = of_network().filter(|pool| pool.pool.family() == family).peekable();
-        of_family.peek()?;
-        let left = |pool: &PoolUse| pool.usage.free.saturating_add(pool.usage.cooling);
-        of_family.all(|pool| left(pool) == 0).then(|| {
-            let words = format!("no {family} pool of network {network} has a free address");
-            ApiError::new(ErrorCode::PoolFull, words)
-        })
-    })
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@
 mod agent;
 mod attachments;
 mod check;
+mod collect;
 mod conditions;
 mod config;
 mod desired;
@@ -52,6 +53,7 @@ mod orphans;
 mod pass;
 mod plan;
 mod pulse;
+mod readiness;
 mod reassert;
 mod recalled;
 mod records;

@@ -34,7 +34,9 @@ use tracing::{debug, warn};
 
 use crate::agent::{Agent, sentence};
 use crate::attachments::{self, ATTACH};
+use crate::collect;
 use crate::flights::ConnectionId;
+use crate::readiness;
 use crate::run::examine;
 use crate::veths::Veths;
 use crate::view::Key;
@@ -184,8 +186,8 @@ fn router(serving: Serving) -> Router {
     Router::new()
         .route(route::SOCKET_ATTACHMENT, put(attach).get(check).delete(detach))
         .route(route::SOCKET_CONFIRM, post(confirm))
-        .route(route::SOCKET_GC, post(collect))
-        .route(route::SOCKET_READINESS, get(readiness))
+        .route(route::SOCKET_GC, post(collect_garbage))
+        .route(route::SOCKET_READINESS, get(whether_ready))
         .route(route::SOCKET_STATUS, get(stand))
         .route(route::SOCKET_PLAN, get(plan))
         .route(route::SOCKET_CHECK, get(check_up))
@@ -243,21 +245,21 @@ async fn detach(
     Ok(Answer(attachments::detach(&serving.agent, &key, uid).await))
 }
 
-async fn collect(
+async fn collect_garbage(
     State(serving): State<Serving>,
     body: Body,
 ) -> Asked<limpet_api::socket::GcAnswer> {
     let request = read::<GcRequest>(body)?;
-    Ok(Answer(attachments::collect(&serving.agent, &serving.veths, request).await?))
+    Ok(Answer(collect::collect(&serving.agent, &serving.veths, request).await?))
 }
 
-async fn readiness(
+async fn whether_ready(
     State(serving): State<Serving>,
     network: Result<At<String>, PathRejection>,
 ) -> Asked<limpet_api::socket::Readiness> {
     let At(network) = network.map_err(|error| bad_request(&error.body_text()))?;
     let network = network.parse().map_err(|error| bad_request(&error))?;
-    Ok(Answer(attachments::readiness(&serving.agent, &network).await))
+    Ok(Answer(readiness::readiness(&serving.agent, &network).await))
 }
 
 async fn stand(State(serving): State<Serving>) -> Asked<AgentStatus> {
