@@ -29,9 +29,14 @@ fn check_is_content_with_what_add_made_and_not_with_less() {
     let web = dc.a.add("shop", "web-0");
     let answer = dc.a.check(&web);
     assert_eq!(answer.code, 0, "{answer:?}");
-    let _ = web.container.sh("ip route del default");
+    // What only a new ADD can bring back.
+    let _ = web.container.sh("ip link del eth0");
     let answer = dc.a.check(&web);
-    assert!(answer.expect_error("CHECK") >= 100, "{answer:?}");
+    assert_eq!(answer.expect_error("CHECK"), 103, "{answer:?}");
+    // What the agent brings back is waited for.
+    let web = dc.a.add("shop", "web-1");
+    dc.a.host().run(&format!("ip route del {} table 7601", web.v4()));
+    assert_eq!(dc.a.check(&web).code, 0);
 }
 
 #[test]
