@@ -380,7 +380,7 @@ fn sticky(state: &State, draft: &mut Draft, key: &AttachmentKey) -> bool {
     if entry.record.addresses.iter().all(|held| is_kept(held.address)) {
         return false;
     }
-    draft.put(&subject, &Attachment { sticky: false, ..entry.record.clone() });
+    draft.put_attachment(&Attachment { sticky: false, ..entry.record.clone() });
     true
 }
 
@@ -397,7 +397,7 @@ fn times(state: &State, draft: &mut Draft, key: &ReservationKey) -> bool {
     if detached_at == entry.record.detached_at {
         return false;
     }
-    draft.put(&subject, &Reservation { detached_at, ..entry.record.clone() });
+    draft.put_reservation(&Reservation { detached_at, ..entry.record.clone() });
     true
 }
 
@@ -445,7 +445,7 @@ impl Wanted<'_> {
         if slot == before || (!is_taken && entry.is_none()) {
             return false;
         }
-        draft.put(&subject, &slot);
+        draft.put_slot(subject, slot);
         true
     }
 }

@@ -368,7 +368,7 @@ impl Claimant<'_> {
         for held in &attachment.addresses {
             let subject = Subject::Address(network.clone(), held.address);
             draft.rely(&subject, self.state.slot(network, held.address));
-            draft.put(&subject, &slot);
+            draft.put_slot(subject, slot.clone());
         }
         for block in chosen.blocks {
             let subject = Subject::Block(block.pool.clone(), block.prefix);
@@ -377,10 +377,9 @@ impl Claimant<'_> {
         }
         if attachment.sticky {
             let reservation = reserved_for(self.state, &attachment, host);
-            let key = reservation_key(network, &attachment.namespace, &attachment.name);
-            draft.put(&Subject::Reservation(key), &reservation);
+            draft.put_reservation(&reservation);
         }
-        draft.put(&Subject::Attachment(self.key.clone()), &attachment);
+        draft.put_attachment(&attachment);
         attachment
     }
 

@@ -141,7 +141,7 @@ pub(crate) fn end_attachment(
         let reservation = slot.reservation.clone();
         reserved |= reservation.is_some();
         let released = reservation.is_none().then(|| state.now());
-        draft.put(&subject, &Slot { reservation, attachment: None, released });
+        draft.put_slot(subject, Slot { reservation, attachment: None, released });
     }
     let reservation_key = reservation_key(&key.network, namespace, name);
     if let Some(entry) = state.reservation(&reservation_key).filter(|_| reserved) {
@@ -149,7 +149,7 @@ pub(crate) fn end_attachment(
         let reservation = Reservation { detached_at, ..entry.record.clone() };
         let subject = Subject::Reservation(reservation_key);
         draft.rely(&subject, Some(entry));
-        draft.put(&subject, &reservation);
+        draft.put_reservation(&reservation);
     }
     let asked = Subject::Ask(key.host.clone(), *uid);
     if state.ask(&key.host, *uid).is_some() {

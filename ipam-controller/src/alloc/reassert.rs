@@ -242,9 +242,9 @@ impl<'a> Claimant<'a> {
         for held in &attachment.addresses {
             let reservation = (sticky || is_kept(held)).then(|| owner.clone());
             let slot = Slot { reservation, attachment: Some(holder.clone()), released: None };
-            draft.put(&Subject::Address(network.clone(), held.address), &slot);
+            draft.put_slot(Subject::Address(network.clone(), held.address), slot);
         }
-        draft.put(&Subject::Attachment(attachment.key.clone()), &attachment);
+        draft.put_attachment(&attachment);
     }
 
     /// Brings the name's reservation in line, or makes it again.
@@ -257,7 +257,7 @@ impl<'a> Claimant<'a> {
         let given_up = before.iter().flat_map(|reservation| &reservation.addresses);
         for held in given_up.filter(|held| !has(held.address)) {
             let slot = Slot { released: Some(state.now()), ..Slot::default() };
-            draft.put(&Subject::Address(network.clone(), held.address), &slot);
+            draft.put_slot(Subject::Address(network.clone(), held.address), slot);
         }
         let before = before.unwrap_or_else(|| Reservation {
             network: network.clone(),
@@ -279,6 +279,6 @@ impl<'a> Claimant<'a> {
             detached_at: None,
             ..before
         };
-        draft.put(&Subject::Reservation(key), &reservation);
+        draft.put_reservation(&reservation);
     }
 }

@@ -52,12 +52,12 @@ pub(crate) fn rename(
         for held in &entry.record.addresses {
             let subject = Subject::Address(from.network.clone(), held.address);
             draft.rely(&subject, state.slot(&from.network, held.address));
-            draft.put(&subject, &Slot { reservation: Some(owner.clone()), ..Slot::default() });
+            draft.put_slot(subject, Slot { reservation: Some(owner.clone()), ..Slot::default() });
         }
         let (namespace, name) = (namespace.clone(), name.clone());
         let record = Reservation { namespace, name, ..entry.record.clone() };
         draft.delete(&Subject::Reservation(from.clone()));
-        draft.put(&Subject::Reservation(key), &record);
+        draft.put_reservation(&record);
         Ok(Entry { record, revision: Revision::OWN })
     })
 }

@@ -79,7 +79,7 @@ pub(crate) fn change(
             return Ok(entry.clone());
         }
         let record = Reservation { retention, ..entry.record.clone() };
-        draft.put(&Subject::Reservation(key.clone()), &record);
+        draft.put_reservation(&record);
         Ok(Entry { record, revision: Revision::OWN })
     })
 }
@@ -119,7 +119,7 @@ pub(super) fn give_up(
     for held in &reservation.addresses {
         let subject = Subject::Address(key.network.clone(), held.address);
         draft.rely(&subject, state.slot(&key.network, held.address));
-        draft.put(&subject, &Slot { released: Some(state.now()), ..Slot::default() });
+        draft.put_slot(subject, Slot { released: Some(state.now()), ..Slot::default() });
     }
 }
 
@@ -288,16 +288,16 @@ fn write(
         let slot = state.slot(&key.network, held.address);
         draft.rely(&subject, slot);
         let attachment = slot.and_then(|slot| slot.record.attachment.clone());
-        draft.put(&subject, &Slot { reservation: Some(owner.clone()), attachment, released: None });
+        draft.put_slot(subject, Slot { reservation: Some(owner.clone()), attachment, released: None });
     }
     let holders = reservation.addresses.iter().filter_map(|held| holding(state, key, held.address));
     for holder in holders {
         let record = Attachment { sticky: true, ..holder.record.clone() };
         let subject = Subject::Attachment(record.key.clone());
         draft.rely(&subject, Some(holder));
-        draft.put(&subject, &record);
+        draft.put_attachment(&record);
         reservation.last_host = Some(record.key.host);
     }
-    draft.put(&Subject::Reservation(key.clone()), &reservation);
+    draft.put_reservation(&reservation);
     reservation
 }

@@ -108,7 +108,9 @@ pub(crate) fn write(state: &State, attempt: Token, part: &[Stored]) -> Decision<
     Decision::make(|draft| {
         is_mine(state, draft, attempt)?;
         for (key, value) in part {
-            draft.put_stored(key.clone(), value.clone());
+            let subject = Subject::parse(key)
+                .map_err(|error| ApiError::new(ErrorCode::Invalid, error.to_string()))?;
+            draft.put_stored(subject, value.clone());
         }
         Ok(())
     })

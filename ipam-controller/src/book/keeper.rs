@@ -243,14 +243,14 @@ impl Keeper {
         let mut undo = Vec::new();
         let mut decided = Vec::with_capacity(waiting.len());
         for pending in waiting.iter_mut() {
-            let txn = pending.decide(&self.state);
+            let (txn, changes) = pending.decide(&self.state);
             if footprint.add(&txn).is_err() {
                 decided.push(None);
                 continue;
             }
-            if !txn.writes.is_empty() {
-                undo.push(self.state.before(&txn.writes));
-                let new = self.state.apply(base.next(), &txn.writes)?;
+            if !changes.is_empty() {
+                undo.push(self.state.before(&changes));
+                let new = self.state.take(base.next(), changes)?;
                 match &mut effects {
                     Some(effects) => effects.merge(new),
                     None => effects = Some(new),

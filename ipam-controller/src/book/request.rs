@@ -4,7 +4,7 @@ use limpet_api::{ApiError, ErrorCode};
 use tokio::sync::oneshot;
 
 use crate::draft::Decision;
-use crate::state::State;
+use crate::state::{Change, State};
 use crate::store::{Revision, Txn};
 
 /// Where an answer goes, with the revision at which it holds.
@@ -14,8 +14,9 @@ type Reply<T> = oneshot::Sender<Result<(T, Revision), ApiError>>;
 pub(super) trait Pending: Send {
     /// Whether nobody waits for the answer any more.
     fn is_abandoned(&self) -> bool;
-    /// Decides, and remembers the answer.
-    fn decide(&mut self, state: &State) -> Txn;
+    /// Decides, and remembers the answer. Returns the transaction, and what it writes as the state
+    /// takes it.
+    fn decide(&mut self, state: &State) -> (Txn, Vec<Change>);
     /// Notes that the transaction may have been done, or not.
     fn doubt(&mut self);
     /// Whether a decision on the state at `base` is as new as the store was when this was first
@@ -48,14 +49,14 @@ impl<T: Send, F: FnMut(&State) -> Decision<T> + Send> Pending for Request<T, F> 
         self.reply.is_closed()
     }
 
-    fn decide(&mut self, state: &State) -> Txn {
+    fn decide(&mut self, state: &State) -> (Txn, Vec<Change>) {
         let Decision { draft, answer } = (self.decide)(state);
         self.decided = Some(match answer {
             // What is refused now may be refused because it was done before.
             Err(error) if self.uncertain => Err(unknown(&error.message)),
             answer => answer,
         });
-        draft.into_txn()
+        draft.into_parts()
     }
 
     fn doubt(&mut self) {

@@ -3,6 +3,7 @@
 //! It is made from a snapshot of the store and kept by applying what each revision changed; it
 //! never changes otherwise. What to change is decided elsewhere.
 
+mod change;
 mod index;
 mod load;
 mod look;
@@ -39,6 +40,7 @@ use crate::store::{Key, Revision, Write};
 use self::rows::Rows;
 use self::slots::Slots;
 
+pub(crate) use self::change::{Change, Record};
 pub(crate) use self::load::Loader;
 pub(crate) use self::rows::{Named, Place};
 pub(crate) use self::undo::Undo;
@@ -188,20 +190,56 @@ impl State {
         revision: Revision,
         changes: &BTreeMap<Key, Write>,
     ) -> Result<Effects, BadRecord> {
+        let changes = changes.iter().map(|(key, write)| Change::read(key, write));
+        let changes = changes.collect::<Result<Vec<_>, _>>()?;
+        self.take(revision, changes)
+    }
+
+    /// Takes in what `revision` changes, in the order of the keys.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::apply`].
+    pub(crate) fn take(
+        &mut self,
+        revision: Revision,
+        changes: Vec<Change>,
+    ) -> Result<Effects, BadRecord> {
         let mut effects = Effects::default();
-        for (key, write) in changes {
-            let subject = Subject::parse(key)?;
-            match write {
-                Write::Put(value) | Write::Ephemeral(value) => {
-                    self.put(&subject, value, revision, &mut effects)?;
+        effects.touched.reserve(changes.len());
+        for Change { subject, write, record } in changes {
+            match (write, record) {
+                (Write::Delete, _) => self.delete(&subject, &mut effects),
+                (_, Some(record)) => self.put_decided(&subject, record, revision, &mut effects),
+                (Write::Put(value) | Write::Ephemeral(value), None) => {
+                    self.put(&subject, &value, revision, &mut effects)?;
                 }
-                Write::Delete => self.delete(&subject, &mut effects),
             }
             effects.touched.push(subject);
         }
         self.settle_strays(&mut effects);
         self.revision = revision;
         Ok(effects)
+    }
+
+    /// Puts a record that need not be read.
+    fn put_decided(
+        &mut self,
+        subject: &Subject,
+        record: Record,
+        revision: Revision,
+        effects: &mut Effects,
+    ) {
+        match record {
+            Record::Slot(record) => {
+                let Subject::Address(network, address) = subject else {
+                    unreachable!("{subject:?} is no address")
+                };
+                self.put_slot(network, *address, Some(Entry { record, revision }), effects);
+            }
+            Record::Attachment(record) => self.put_attachment(Entry { record, revision }, effects),
+            Record::Reservation(record) => self.put_reservation(Entry { record, revision }),
+        }
     }
 
     /// Says what the wall clock of this controller says. It is no record, and the one thing here

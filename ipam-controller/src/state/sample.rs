@@ -11,7 +11,7 @@ use limpet_api::config::{Host, Pool, PoolState, Sticky};
 use limpet_api::host::{ClaimRequest, Wanted};
 use limpet_net_types::{HostName, NetworkName, Token};
 
-use super::{Effects, Loader, State, Undo};
+use super::{Change, Effects, Loader, State, Undo};
 use crate::alloc::Patience;
 use crate::alloc::claim::claim;
 use crate::draft::{Decision, Draft};
@@ -70,12 +70,18 @@ impl Sample {
         decide: impl FnOnce(&State) -> Decision<T>,
     ) -> Result<T, ApiError> {
         let decision = decide(&self.state);
-        self.commit(&decision.draft.into_txn());
+        let (txn, changes) = decision.draft.into_parts();
+        self.carry_out(&txn, changes);
         decision.answer
     }
 
-    /// Commits a transaction.
+    /// Commits a transaction, of which nothing is known but what the store is told.
     pub(crate) fn commit(&mut self, txn: &Txn) -> Effects {
+        let changes = txn.writes.iter().map(|(key, write)| Change::read(key, write).unwrap());
+        self.carry_out(txn, changes.collect())
+    }
+
+    fn carry_out(&mut self, txn: &Txn, changes: Vec<Change>) -> Effects {
         for (key, seen) in &txn.compares {
             let found = self.entries.get(key).map_or(Seen::Absent, |e| Seen::At(e.revision));
             assert_eq!(found, *seen, "{key} was relied on as it is not");
@@ -99,8 +105,8 @@ impl Sample {
             }
         }
         let before = self.state.clone();
-        let undo = self.state.before(&txn.writes);
-        let effects = self.state.apply(revision, &txn.writes).unwrap();
+        let undo = self.state.before(&changes);
+        let effects = self.state.take(revision, changes).unwrap();
         self.undone.push(undo);
         self.check();
         self.check_undo(before);

@@ -1,37 +1,43 @@
 //! Pure: what was there before a transaction, so that a state that ran ahead of its store can go
 //! back.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{Effects, Entry, State};
+use super::{Change, Effects, Entry, Record, State};
 use crate::keys::Subject;
-use crate::store::{Key, Revision, Versioned, Write};
+use crate::store::{Revision, Versioned};
 use crate::tenures::Mark;
 
 /// What a transaction is about to change, as it was; from [`State::before`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Undo {
     revision: Revision,
-    records: Vec<(Subject, Option<Versioned>)>,
+    records: Vec<(Subject, Was)>,
     /// Of history only this is kept in memory.
     tenures: Vec<Mark>,
 }
 
+/// What a record was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Was {
+    /// Not there.
+    Absent,
+    /// This, put at a revision.
+    Known(Record, Revision),
+    /// The same of a kind that there are few of.
+    Stored(Versioned),
+}
+
 impl State {
-    /// Returns what `writes` will change, as it is now. Costs as much as writing it again.
-    pub(crate) fn before(&self, writes: &BTreeMap<Key, Write>) -> Undo {
-        // A key that nobody knows changes nothing: it cannot be applied.
-        let subjects = writes.keys().filter_map(|key| Subject::parse(key).ok());
+    /// Returns what `changes` will change, as it is now.
+    pub(crate) fn before(&self, changes: &[Change]) -> Undo {
         let mut tenures = Vec::new();
-        let records = subjects.map(|subject| {
-            if let Subject::Tenure(tenure) = &subject {
+        let records = changes.iter().map(|Change { subject, .. }| {
+            if let Subject::Tenure(tenure) = subject {
                 tenures.extend(self.tenures.get(*tenure));
             }
-            let stored = self.stored(&subject);
-            (subject, stored)
+            (subject.clone(), self.was(subject))
         });
         Undo { revision: self.revision, records: records.collect(), tenures }
     }
@@ -42,14 +48,17 @@ impl State {
     /// The pointers into hosts' blocks stay where they are: they say only where to look first.
     pub(crate) fn revert(&mut self, undo: Undo) {
         let mut effects = Effects::default();
-        for (subject, stored) in undo.records {
-            match stored {
-                Some(Versioned { value, revision }) => {
+        for (subject, was) in undo.records {
+            match was {
+                Was::Known(record, revision) => {
+                    self.put_decided(&subject, record, revision, &mut effects);
+                }
+                Was::Stored(Versioned { value, revision }) => {
                     self.put(&subject, &value, revision, &mut effects).unwrap_or_else(|error| {
                         unreachable!("what was just serialised can be read: {error}")
                     });
                 }
-                None => self.delete(&subject, &mut effects),
+                Was::Absent => self.delete(&subject, &mut effects),
             }
         }
         undo.tenures.into_iter().for_each(|tenure| self.tenures.put(tenure));
@@ -57,9 +66,13 @@ impl State {
         self.revision = undo.revision;
     }
 
-    /// Returns the record of a subject as the store has it.
-    pub(crate) fn stored(&self, subject: &Subject) -> Option<Versioned> {
-        match subject {
+    fn was(&self, subject: &Subject) -> Was {
+        let stored = match subject {
+            Subject::Address(network, address) => {
+                return known(self.slot(network, *address), Record::Slot);
+            }
+            Subject::Reservation(key) => return known(self.reservation(key), Record::Reservation),
+            Subject::Attachment(key) => return known(self.attachment(key), Record::Attachment),
             // It never changes, and so has no revision that anybody could rely on.
             Subject::StoreId => Some(versioned(&self.store, Revision::default())),
             Subject::Mark | Subject::Tenure(_) => None,
@@ -77,9 +90,6 @@ impl State {
             Subject::Block(pool, prefix) => self
                 .block(pool, super::bits(prefix.address()))
                 .map(|block| versioned(&block.record, block.revision)),
-            Subject::Address(network, address) => encoded(self.slot(network, *address)),
-            Subject::Reservation(key) => encoded(self.reservations.get(key)),
-            Subject::Attachment(key) => encoded(self.attachments.get(key)),
             Subject::Host(name) => encoded(self.hosts.get(name)),
             Subject::Session(host) => encoded(self.sessions.get(host)),
             Subject::Heard(host) => encoded(self.heard(host)),
@@ -87,8 +97,13 @@ impl State {
             Subject::Report(host, id) => encoded(self.question(host, *id)),
             Subject::Quota(namespace) => encoded(self.quota(namespace)),
             Subject::Ask(host, uid) => encoded(self.ask(host, *uid)),
-        }
+        };
+        stored.map_or(Was::Absent, Was::Stored)
     }
+}
+
+fn known<T: Clone>(entry: Option<&Entry<T>>, record: impl FnOnce(T) -> Record) -> Was {
+    entry.map_or(Was::Absent, |entry| Was::Known(record(entry.record.clone()), entry.revision))
 }
 
 fn encoded<T: Serialize>(entry: Option<&Entry<T>>) -> Option<Versioned> {

@@ -95,12 +95,9 @@ impl Feed {
             });
         } else {
             for host in told.own.keys() {
+                let Some(listeners) = self.listeners.get_mut(host) else { continue };
                 let Some(line) = told.line(store, host) else { continue };
-                let gone = match self.listeners.get_mut(host) {
-                    Some(listeners) => !keep(listeners, &line),
-                    None => false,
-                };
-                if gone {
+                if !keep(listeners, &line) {
                     self.listeners.remove(host);
                 }
             }

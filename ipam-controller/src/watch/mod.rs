@@ -27,7 +27,8 @@ pub(crate) struct Told {
     touched: Vec<Subject>,
     ended: Vec<(AttachmentKey, Uid)>,
     shared: Option<Bytes>,
-    own: BTreeMap<HostName, Bytes>,
+    /// Not in words yet: most hosts hear it once, and some are not there.
+    own: BTreeMap<HostName, Vec<OwnChange>>,
 }
 
 impl Told {
@@ -58,14 +59,15 @@ impl Told {
             touched: effects.touched,
             ended: effects.ended,
             shared: (!shared.is_empty()).then(|| json(&shared)),
-            own: own.into_iter().map(|(host, changes)| (host, own_part(&changes))).collect(),
+            own,
         }
     }
 
     /// About how many bytes it has, of which names are somebody else's.
     fn size(&self) -> usize {
-        let words = self.shared.iter().chain(self.own.values()).map(Bytes::len).sum::<usize>();
-        words
+        let own = self.own.values().map(Vec::len).sum::<usize>();
+        self.shared.as_ref().map_or(0, Bytes::len)
+            + own * size_of::<OwnChange>()
             + self.touched.len() * size_of::<Subject>()
             + self.ended.len() * size_of::<(AttachmentKey, Uid)>()
     }
@@ -86,7 +88,8 @@ impl Told {
         if self.shared.is_none() && own.is_none() {
             return None;
         }
-        Some(Line::changes(store, self.revision, self.shared.as_ref(), own))
+        let own = own.map(|changes| own_part(changes));
+        Some(Line::changes(store, self.revision, self.shared.as_ref(), own.as_ref()))
     }
 }
 

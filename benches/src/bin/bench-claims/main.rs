@@ -13,13 +13,14 @@ mod controller;
 mod etcd;
 mod million;
 
+use std::env;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use limpet_benches::{Better, Report, Row, row, scratch};
+use limpet_benches::{Better, Report, Row, count, row, scratch};
 use tokio::runtime::Runtime;
 
 use self::alone::Alone;
@@ -34,15 +35,29 @@ const ROUNDS: usize = 5;
 /// How long one run of a side is.
 const RUN: Duration = Duration::from_millis(1200);
 
+/// What a part measures.
+type Measure = fn(&Path, &Runtime) -> Result<Vec<Row>>;
+
+/// The parts, which can be named to run them alone.
+const PARTS: [(&str, Measure); 5] = [
+    ("embedded", embedded),
+    ("etcd", in_etcd),
+    ("full-pool", million::full_pool),
+    ("history", million::history),
+    ("million", million::rows),
+];
+
 fn main() -> Result<()> {
     let disk = scratch("bench-claims")?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let mut rows = embedded(&disk, &runtime)?;
-    rows.extend(in_etcd(&disk, &runtime)?);
-    rows.push(million::full_pool(&disk, &runtime)?);
-    rows.extend(million::history(&disk, &runtime, RUN)?);
-    rows.extend(million::rows(&disk, &runtime)?);
+    let parts: Vec<String> = env::args().skip(1).collect();
+    let mut rows = Vec::new();
+    for (name, measure) in PARTS {
+        if parts.is_empty() || parts.iter().any(|part| part == name) {
+            rows.extend(measure(&disk, &runtime)?);
+        }
+    }
     let report = Report::new("claims", rows);
     report.publish(&remarks(&report))?;
     fs::remove_dir_all(disk)?;
@@ -57,9 +72,26 @@ struct Side {
     alone: Vec<f64>,
     alone_times: Vec<f64>,
     disk: Vec<f64>,
+    /// Processor time of the controller for each claim, in microseconds.
+    used: Vec<f64>,
 }
 
 impl Side {
+    /// Claims with so many at once, and notes how that went.
+    fn claim(
+        &mut self,
+        at_once: usize,
+        runtime: &Runtime,
+        (controller, claimer): (&Controller, &Arc<Claimer>),
+    ) -> Result<()> {
+        let before = controller.used()?;
+        let ran = runtime.block_on(claimer.run(at_once, Act::Claim, Stop::After(RUN)))?;
+        self.used.push((controller.used()? - before) / count(ran.times.len()));
+        self.claims.push(ran.rate());
+        self.times.extend(ran.times);
+        Ok(())
+    }
+
     fn rows(&self, at_once: usize, claims: &str, alone: &str) -> Vec<Row> {
         let rate = |name: &str, samples: &[f64]| {
             row(format!("{name}.{at_once}"), "1/s", Better::High, samples)
@@ -70,6 +102,7 @@ impl Side {
         let rows = [
             rate(claims, &self.claims),
             time(claims, &self.times),
+            row(format!("{claims}.{at_once}.cpu"), "us", Better::Low, &self.used),
             rate(alone, &self.alone),
             time(alone, &self.alone_times),
             rate("disk", &self.disk),
@@ -88,9 +121,7 @@ fn embedded(disk: &Path, runtime: &Runtime) -> Result<Vec<Row>> {
         for (at_once, side) in &mut sides {
             side.disk.push(alone::appends(disk, *at_once, RUN)?);
             side.alone.push(alone.commits(*at_once, RUN)?);
-            let ran = runtime.block_on(claimer.run(*at_once, Act::Claim, Stop::After(RUN)))?;
-            side.claims.push(ran.rate());
-            side.times.extend(ran.times);
+            side.claim(*at_once, runtime, (&controller, &claimer))?;
         }
     }
     Ok(sides.iter().flat_map(|(at_once, side)| side.rows(*at_once, "embedded", "store")).collect())
@@ -107,9 +138,7 @@ fn in_etcd(disk: &Path, runtime: &Runtime) -> Result<Vec<Row>> {
             let (rate, times) = runtime.block_on(etcd.singles(*at_once, RUN))?;
             side.alone.push(rate);
             side.alone_times.extend(times);
-            let ran = runtime.block_on(claimer.run(*at_once, Act::Claim, Stop::After(RUN)))?;
-            side.claims.push(ran.rate());
-            side.times.extend(ran.times);
+            side.claim(*at_once, runtime, (&controller, &claimer))?;
         }
     }
     Ok(sides.iter().flat_map(|(at_once, side)| side.rows(*at_once, "etcd", "etcd-alone")).collect())
@@ -120,15 +149,22 @@ fn remarks(report: &Report) -> Vec<String> {
     for (claims, alone) in [("embedded", "store"), ("etcd", "etcd-alone")] {
         for at_once in AT_ONCE {
             let median = report.median(&format!("{claims}.{at_once}"));
+            if median.is_nan() {
+                continue;
+            }
             let share = median / report.median(&format!("{alone}.{at_once}"));
+            let cpu = report.median(&format!("{claims}.{at_once}.cpu"));
             remarks.push(format!(
-                "{claims}, {at_once} at once: {median:.0} claims/s, {share:.2} of {alone}"
+                "{claims}, {at_once} at once: {median:.0} claims/s, {share:.2} of {alone}; {cpu:.0} us of the \
+                 controller's processor time for each"
             ));
         }
     }
     let share = report.median("million.64.time") / report.median("thousand.64.time");
-    remarks.push(format!(
-        "with 1,000,000 addresses held a claim takes {share:.2} of what it takes with 1,000"
-    ));
+    if !share.is_nan() {
+        remarks.push(format!(
+            "with 1,000,000 addresses held a claim takes {share:.2} of what it takes with 1,000"
+        ));
+    }
     remarks
 }

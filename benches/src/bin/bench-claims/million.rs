@@ -2,12 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use limpet_benches::{Better, Row, count, row};
 use tokio::runtime::Runtime;
 
+use crate::RUN;
 use crate::claimer::{Act, Claimer, Stop, WIDE};
 use crate::controller::Controller;
 
@@ -72,7 +72,7 @@ fn claims(disk: &Path, runtime: &Runtime, many: &Arc<Claimer>) -> Result<Vec<Row
 }
 
 /// A thousand claims from ten hosts at once, of pools that have a thousand addresses: all succeed.
-pub(crate) fn full_pool(disk: &Path, runtime: &Runtime) -> Result<Row> {
+pub(crate) fn full_pool(disk: &Path, runtime: &Runtime) -> Result<Vec<Row>> {
     let mut seconds = Vec::new();
     for round in 0..ROUNDS {
         let controller = Controller::with_file(&disk.join(format!("full-{round}")), 7612)?;
@@ -83,20 +83,20 @@ pub(crate) fn full_pool(disk: &Path, runtime: &Runtime) -> Result<Row> {
         ensure!(ran.times.len() == 1000, "{} of 1,000 claims", ran.times.len());
         seconds.push(ran.took.as_secs_f64());
     }
-    Ok(row("full-pool", "s", Better::Low, &seconds))
+    Ok(vec![row("full-pool", "s", Better::Low, &seconds)])
 }
 
 /// Claims that are ended again, per second, each with its record in the history.
-pub(crate) fn history(disk: &Path, runtime: &Runtime, run: Duration) -> Result<[Row; 2]> {
+pub(crate) fn history(disk: &Path, runtime: &Runtime) -> Result<Vec<Row>> {
     let controller = Controller::with_file(&disk.join("history"), 7613)?;
     let claimer = Arc::new(runtime.block_on(Claimer::join(&controller.url(), "pods", &WIDE, 1))?);
     let (mut rates, mut times) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let ran = runtime.block_on(claimer.run(64, Act::ClaimAndEnd, Stop::After(run)))?;
+        let ran = runtime.block_on(claimer.run(64, Act::ClaimAndEnd, Stop::After(RUN)))?;
         rates.push(count(ran.times.len()) / ran.took.as_secs_f64());
         times.extend(ran.times);
     }
-    Ok([
+    Ok(vec![
         row("history.64", "1/s", Better::High, &rates),
         row("history.64.time", "ms", Better::Low, &times),
     ])
