@@ -2,13 +2,17 @@
 //!
 //! | file | does |
 //! |---|---|
-//! | [`keeper`] | takes requests in batches, decides, commits, tells |
+//! | [`keeper`] | takes requests in batches and decides |
+//! | [`committing`] | commits batches, and tells or decides again |
 //! | [`hearing`] | follows what other controllers write |
+//! | [`round`] | a batch, from its first decision to its commit |
 //! | [`request`] | a request, from its first decision to its answer |
 
+mod committing;
 mod hearing;
 pub(crate) mod keeper;
 mod request;
+mod round;
 #[cfg(test)]
 mod tests;
 

@@ -127,7 +127,7 @@ impl Keeper {
             self.ticked = Instant::now();
         }
         let told = Told::of(&self.state, effects);
-        self.tell(told);
+        self.tell(self.state.store(), told);
     }
 
     /// Hears everything up to a revision that the store has, or finds out that it cannot.

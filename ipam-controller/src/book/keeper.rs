@@ -12,7 +12,6 @@
 //! new as the store was when the request came. Each request notes that revision when it is
 //! committed for the first time.
 
-use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -26,18 +25,19 @@ use tracing::{debug, error};
 use super::Job;
 use super::hearing::{Ear, Sync};
 use super::request::{Pending, Request};
+use super::round::Round;
 use crate::alloc::restored;
 use crate::backup::restoring;
 use crate::draft::{Decision, Draft};
 use crate::keys::Subject;
 use crate::random;
-use crate::state::{BadRecord, Effects, State, Undo};
-use crate::store::{CommitError, Footprint, Outcome, Revision, Store, Txn};
+use crate::state::{BadRecord, State};
+use crate::store::{Revision, Store};
 use crate::watch::Told;
-use crate::watch::feed::{Feed, Knows, Watcher};
+use crate::watch::feed::{Beginning, Feed, Knows, Watcher};
 
 /// How many requests are committed at once.
-const BATCH: usize = 256;
+pub(super) const BATCH: usize = 256;
 
 /// How often a batch is tried on a store that fails before its callers are told to try again
 /// themselves.
@@ -67,32 +67,12 @@ pub(crate) struct Keeper {
     pub(super) ear: Ear,
     /// Whether the state is known to be what the store had.
     pub(super) sync: Sync,
-    jobs: mpsc::Receiver<Job>,
+    pub(super) jobs: mpsc::Receiver<Job>,
+    /// What came while something was not durable yet, and is no decision.
+    pub(super) aside: Option<Job>,
     pub(super) tellers: Tellers,
     /// When fleet time was what it is.
     pub(super) ticked: Instant,
-}
-
-/// A batch that is decided and not yet committed.
-struct Round {
-    base: Revision,
-    members: Vec<Member>,
-    txns: Vec<Txn>,
-    undo: Vec<Undo>,
-    told: Option<Told>,
-}
-
-struct Member {
-    pending: Box<dyn Pending>,
-    writes: bool,
-}
-
-/// How a batch went that was not simply done.
-#[derive(Default)]
-struct Again {
-    left: Vec<Box<dyn Pending>>,
-    conflicts: usize,
-    failures: usize,
 }
 
 impl Keeper {
@@ -109,6 +89,7 @@ impl Keeper {
             feed: Feed::default(),
             sync: Sync::Good,
             jobs,
+            aside: None,
             tellers,
             ticked: Instant::now(),
         }
@@ -143,24 +124,32 @@ impl Keeper {
     }
 
     async fn serve(&mut self, first: Job) {
-        let mut batch: Vec<Box<dyn Pending>> = Vec::new();
-        let mut next = Some(first);
-        while let Some(job) = next {
-            match job {
-                Job::Decide(pending) => batch.push(pending),
-                Job::Watch { watcher, reply } => {
-                    let begun = self.begin(watcher).await;
-                    let _ = reply.send(begun);
-                }
-                // Whoever asked has gone, or is told.
-                Job::Turn { reply } => drop(reply.send(())),
+        let mut first = Some(first);
+        while let Some(job) = first {
+            let mut batch = Vec::new();
+            let mut next = Some(job);
+            while let Some(job) = next {
+                self.attend(job, &mut batch).await;
+                next = if batch.len() < BATCH { self.jobs.try_recv().ok() } else { None };
             }
-            next = if batch.len() < BATCH { self.jobs.try_recv().ok() } else { None };
+            self.carry_out(batch).await;
+            first = self.aside.take();
         }
-        self.carry_out(batch).await;
     }
 
-    async fn begin(&mut self, watcher: Watcher) -> Result<crate::watch::feed::Beginning, ApiError> {
+    async fn attend(&mut self, job: Job, batch: &mut Vec<Box<dyn Pending>>) {
+        match job {
+            Job::Decide(pending) => batch.push(pending),
+            Job::Watch { watcher, reply } => {
+                let begun = self.begin(watcher).await;
+                let _ = reply.send(begun);
+            }
+            // Whoever asked has gone, or is told.
+            Job::Turn { reply } => drop(reply.send(())),
+        }
+    }
+
+    async fn begin(&mut self, watcher: Watcher) -> Result<Beginning, ApiError> {
         let is_behind = match &watcher.knows {
             Knows::UpTo(store, since) => {
                 *store == self.state.store() && *since > self.state.revision()
@@ -217,12 +206,16 @@ impl Keeper {
                 time::sleep(PAUSE).await;
                 continue;
             }
-            let Ok(round) = self.decide(&mut waiting) else {
+            let (round, decided) = self.decide(&mut waiting);
+            if decided.is_err() {
+                waiting.extend(round.into_waiting());
                 failures += 1;
                 self.sync = Sync::Lost;
                 continue;
-            };
-            let again = self.attempt(round).await;
+            }
+            // Where others write, most batches that are decided ahead would be decided again.
+            let ahead = !self.store.is_shared() && failures == 0 && conflicts == 0;
+            let again = self.commit(round, ahead).await;
             failures += again.failures;
             conflicts += again.conflicts;
             waiting.splice(..0, again.left);
@@ -233,145 +226,19 @@ impl Keeper {
         waiting.into_iter().for_each(Pending::give_up);
     }
 
-    /// Decides each on top of those before it; those that meet one of them are left for the next
-    /// batch. On an error the state is not to be used any more, and nobody is left out of `waiting`.
-    fn decide(&mut self, waiting: &mut Vec<Box<dyn Pending>>) -> Result<Round, BadRecord> {
+    /// Decides each on top of those before it. On an error the state is not to be used any more.
+    fn decide(&mut self, waiting: &mut Vec<Box<dyn Pending>>) -> (Round, Result<(), BadRecord>) {
         self.state.set_wall(wall_time());
-        let base = self.state.revision();
-        let mut footprint = Footprint::default();
-        let mut effects: Option<Effects> = None;
-        let mut undo = Vec::new();
-        let mut decided = Vec::with_capacity(waiting.len());
-        for pending in waiting.iter_mut() {
-            let (txn, changes) = pending.decide(&self.state);
-            if footprint.add(&txn).is_err() {
-                decided.push(None);
-                continue;
-            }
-            if !changes.is_empty() {
-                undo.push(self.state.before(&changes));
-                let new = self.state.take(base.next(), changes)?;
-                match &mut effects {
-                    Some(effects) => effects.merge(new),
-                    None => effects = Some(new),
-                }
-            }
-            decided.push(Some(txn));
-        }
-        let told = effects.map(|effects| Told::of(&self.state, effects));
-        let mut round = Round { base, members: Vec::new(), txns: Vec::new(), undo, told };
-        for (pending, decided) in std::mem::take(waiting).into_iter().zip(decided) {
-            match decided {
-                Some(txn) => {
-                    let writes = !txn.writes.is_empty();
-                    round.members.push(Member { pending, writes });
-                    round.txns.push(txn);
-                }
-                None => waiting.push(pending),
-            }
-        }
-        Ok(round)
-    }
-
-    /// Commits a batch and tells everybody, except those that must be decided again.
-    async fn attempt(&mut self, round: Round) -> Again {
-        let Round { base, mut members, txns, undo, told } = round;
-        let is_nothing = |txn: &Txn| *txn == Txn::default();
-        if !self.store.is_shared() && txns.iter().all(is_nothing) {
-            // Nobody else can have written: the state is what the store has.
-            for member in members {
-                member.pending.settle(base);
-            }
-            return Again::default();
-        }
-        match self.store.commit(txns).await {
-            Ok(outcomes) if is_as_decided(base, &members, &outcomes) => {
-                let revision = self.state.revision();
-                if let Some(told) = told {
-                    self.tell(told);
-                }
-                for member in members {
-                    member.pending.settle(revision);
-                }
-                Again::default()
-            }
-            Ok(outcomes) => {
-                self.take_back(undo);
-                self.sort_out(base, members, outcomes).await
-            }
-            Err(error) => {
-                let unknown = matches!(error, CommitError::Unknown(_));
-                let cause: &(dyn Error + 'static) = &error;
-                error!(error = cause, "commit failed");
-                self.take_back(undo);
-                if unknown {
-                    self.sync = Sync::Doubtful;
-                    for member in &mut members {
-                        member.pending.doubt();
-                    }
-                }
-                let left = members.into_iter().map(|member| member.pending).collect();
-                Again { left, conflicts: 0, failures: 1 }
-            }
-        }
-    }
-
-    /// Hears what others wrote, and tells those whose decision stands.
-    async fn sort_out(
-        &mut self,
-        base: Revision,
-        members: Vec<Member>,
-        outcomes: Vec<Outcome>,
-    ) -> Again {
-        let committed = outcomes.iter().filter_map(|outcome| match outcome {
-            Outcome::Committed(revision) => Some(*revision),
-            Outcome::Conflict(_) => None,
-        });
-        let newest = committed.max().unwrap_or(base);
-        let mut again = Again::default();
-        let mut settled = Vec::new();
-        for (mut member, outcome) in members.into_iter().zip(outcomes) {
-            match outcome {
-                Outcome::Committed(revision) if member.writes => {
-                    settled.push((member.pending, revision));
-                }
-                // It was decided after something that did not happen.
-                Outcome::Committed(_) if again.conflicts > 0 => again.left.push(member.pending),
-                Outcome::Committed(revision) => {
-                    if revision == base || member.pending.is_fresh(base, revision) {
-                        settled.push((member.pending, revision));
-                    } else {
-                        again.left.push(member.pending);
-                    }
-                }
-                Outcome::Conflict(key) => {
-                    debug!(key, "decided on what has changed since");
-                    again.conflicts = 1;
-                    again.left.push(member.pending);
-                }
-            }
-        }
-        if again.conflicts > 0 {
-            // Where somebody was faster, there is something to hear of, newer than all that is known.
-            self.freshen().await;
-        } else {
-            self.catch_up(newest).await;
-        }
-        for (pending, revision) in settled {
-            pending.settle(revision);
-        }
-        again
-    }
-
-    /// Undoes what was decided and not committed.
-    fn take_back(&mut self, undo: Vec<Undo>) {
-        for undo in undo.into_iter().rev() {
-            self.state.revert(undo);
-        }
+        let mut round = Round::on(&self.state);
+        let mut rest = std::mem::take(waiting).into_iter();
+        let decided = rest.try_for_each(|pending| round.add(&mut self.state, pending));
+        waiting.extend(rest);
+        (round, decided)
     }
 
     /// Tells everybody concerned of a revision that is durable.
-    pub(super) fn tell(&mut self, told: Told) {
+    pub(super) fn tell(&mut self, store: Token, told: Told) {
+        let revision = told.revision();
         for uid in told.ended() {
             // Nobody may be waiting for it.
             let _ = self.tellers.ended.send(uid);
@@ -379,9 +246,9 @@ impl Keeper {
         if told.is_new_store() {
             self.feed.reset();
         } else {
-            self.feed.tell(self.state.store(), told);
+            self.feed.tell(store, told);
         }
-        self.tellers.head.send_replace(self.state.revision());
+        self.tellers.head.send_replace(revision);
     }
 
     /// Adds the time since fleet time was last changed, here or elsewhere, if the store takes it.
@@ -403,20 +270,8 @@ impl Keeper {
     }
 }
 
-/// Whether all is done, at the one revision that was expected: nobody else wrote, so that the state
-/// as it was decided is the state that the store has.
-fn is_as_decided(base: Revision, members: &[Member], outcomes: &[Outcome]) -> bool {
-    let writes = members.iter().any(|member| member.writes);
-    let newest = if writes { base.next() } else { base };
-    members.iter().zip(outcomes).all(|(member, outcome)| match outcome {
-        Outcome::Committed(revision) if member.writes => *revision == newest,
-        Outcome::Committed(revision) => *revision <= newest,
-        Outcome::Conflict(_) => false,
-    })
-}
-
 /// What this machine's clock says.
-fn wall_time() -> WallTime {
+pub(super) fn wall_time() -> WallTime {
     let seconds = match SystemTime::now().duration_since(UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
         Err(before) => i64::try_from(before.duration().as_secs()).map_or(i64::MIN, |past| -past),

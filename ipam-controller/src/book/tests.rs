@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use limpet_api::book::AttachmentKey;
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::keeper::ATTEMPTS;
 use super::*;
-use crate::alloc::claim::claim;
+use crate::alloc::claim::{Granted, claim};
 use crate::alloc::{self, Patience};
 use crate::keys::{ReservationKey, Subject};
 use crate::records::Alive;
@@ -82,17 +83,25 @@ async fn fill(book: &Book) {
 }
 
 async fn claim_on(book: Book, host: String, uid: u128) -> Result<IpAddr, ApiError> {
+    book.decide(claim_of(&host, uid)).await.map(|(outcome, _)| given(outcome))
+}
+
+/// The decision of a claim.
+fn claim_of(host: &str, uid: u128) -> impl Fn(&State) -> Decision<alloc::Outcome<Granted>> + use<> {
     let key = AttachmentKey {
-        host: name(&host),
+        host: name(host),
         network: name("blue"),
         container: name(&format!("c{uid}")),
         ifname: name("eth0"),
     };
     let wanted = Wanted { netns: "/n".to_owned(), ..Wanted::default() };
     let request = ClaimRequest { session: Token::from_bits(7), uid: Token::from_bits(uid), wanted };
-    let decide = move |state: &State| claim(state, &key, &request, Patience::Left);
-    match book.decide(decide).await?.0 {
-        alloc::Outcome::Done(granted) => Ok(granted.attachment.addresses[0].address),
+    move |state: &State| claim(state, &key, &request, Patience::Left)
+}
+
+fn given(outcome: alloc::Outcome<Granted>) -> IpAddr {
+    match outcome {
+        alloc::Outcome::Done(granted) => granted.attachment.addresses[0].address,
         alloc::Outcome::Asked(about) => panic!("asked about {about:?}"),
     }
 }
@@ -187,6 +196,60 @@ async fn nobody_is_told_what_is_not_durable() {
     assert!(time::timeout(Duration::from_secs(1), read).await.is_err(), "a reader waits for it");
     claiming.await.unwrap().unwrap();
     assert!(queue.recv().await.unwrap().revision > head);
+}
+
+/// A claim, and whether it was decided by now.
+fn claiming_seen(fixture: &Fixture, uid: u128) -> (JoinHandle<Result<IpAddr, ApiError>>, Seeing) {
+    let seen = Seeing::default();
+    let (noted, book) = (Arc::clone(&seen), fixture.book.clone());
+    let decide = claim_of("b", uid);
+    let claiming = async move {
+        let decide = move |state: &State| {
+            noted.fetch_add(1, Ordering::Relaxed);
+            decide(state)
+        };
+        book.decide(decide).await.map(|(outcome, _)| given(outcome))
+    };
+    (tokio::spawn(claiming), seen)
+}
+
+type Seeing = Arc<AtomicUsize>;
+
+#[tokio::test(start_paused = true)]
+async fn while_the_store_writes_a_batch_the_next_is_decided_and_nobody_is_told() {
+    let fixture = Fixture::new().await;
+    fixture.faults.plan(Fault::Slow(Duration::from_secs(5)));
+    let first = tokio::spawn(claim_on(fixture.book.clone(), "a".to_owned(), 1));
+    time::sleep(Duration::from_secs(1)).await;
+    let (second, decided) = claiming_seen(&fixture, 2);
+    time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(decided.load(Ordering::Relaxed), 1, "on top of what is being written");
+    assert!(!first.is_finished() && !second.is_finished());
+    assert_eq!(fixture.keys("attachments/").await.len(), 0);
+    let watching = listening(&fixture.book, "a");
+    assert!(time::timeout(Duration::from_secs(1), watching).await.is_err(), "nor a watcher");
+    assert_ne!(first.await.unwrap().unwrap(), second.await.unwrap().unwrap());
+    assert_eq!(decided.load(Ordering::Relaxed), 1);
+    assert_eq!(fixture.keys("attachments/").await.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_decided_on_top_of_a_batch_that_failed_is_decided_again() {
+    for done in [false, true] {
+        let fixture = Fixture::new().await;
+        fixture.faults.plan(Fault::Stuck { pause: Duration::from_secs(5), done });
+        let first = tokio::spawn(claim_on(fixture.book.clone(), "a".to_owned(), 1));
+        time::sleep(Duration::from_secs(1)).await;
+        let (second, decided) = claiming_seen(&fixture, 2);
+        // The same once more meets its key, and waits for the batch after.
+        let (again, _) = claiming_seen(&fixture, 2);
+        let (first, second) = (first.await.unwrap().unwrap(), second.await.unwrap().unwrap());
+        assert_eq!(again.await.unwrap().unwrap(), second);
+        assert_ne!(first, second);
+        assert_eq!(decided.load(Ordering::Relaxed), 2, "done: {done}");
+        assert_eq!(fixture.keys("attachments/").await.len(), 2);
+        assert_eq!(fixture.keys("addresses/").await.len(), 2);
+    }
 }
 
 #[tokio::test(start_paused = true)]

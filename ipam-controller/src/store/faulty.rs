@@ -22,6 +22,13 @@ pub(crate) enum Fault {
     LostUntold,
     /// The commit takes this long.
     Slow(Duration),
+    /// The commit takes this long, and then nobody is told whether it is done.
+    Stuck {
+        /// How long.
+        pause: Duration,
+        /// Whether it is.
+        done: bool,
+    },
     /// The commit is done this long after its caller was told that its outcome is unknown.
     Late(Duration),
 }
@@ -114,6 +121,13 @@ impl Store for Faulty {
                         // Nobody is there to be told.
                         let _ = inner.commit(batch).await;
                     });
+                    Err(CommitError::Unknown("planned".into()))
+                }
+                Some(Fault::Stuck { pause, done }) => {
+                    tokio::time::sleep(pause).await;
+                    if done {
+                        self.inner.commit(batch).await?;
+                    }
                     Err(CommitError::Unknown("planned".into()))
                 }
                 Some(Fault::Slow(pause)) => {

@@ -72,6 +72,11 @@ impl Told {
             + self.ended.len() * size_of::<(AttachmentKey, Uid)>()
     }
 
+    /// The revision.
+    pub(crate) fn revision(&self) -> Revision {
+        self.revision
+    }
+
     /// The incarnations that ended.
     pub(crate) fn ended(&self) -> impl Iterator<Item = Uid> {
         self.ended.iter().map(|(_, uid)| *uid)

@@ -1,6 +1,6 @@
 //! Edge: the store's file while it is open: what is read from its tables and written to them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map};
 
 use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, Table, WriteTransaction};
 
@@ -227,19 +227,15 @@ impl Open {
         &self,
         keys: &ReadOnlyTable<&'static str, &'static [u8]>,
         txn: &'a Txn,
-        there: &mut HashMap<&'a str, Revision>,
+        there: &mut HashMap<&'a str, Seen>,
     ) -> Result<Option<Key>, Failure> {
         for (key, seen) in &txn.compares {
-            if let Seen::At(revision) = seen
-                && there.get(key.as_str()) == Some(revision)
-            {
-                continue;
-            }
-            if self.seen(keys, key)? != *seen {
+            let found = match there.entry(key) {
+                hash_map::Entry::Occupied(entry) => *entry.get(),
+                hash_map::Entry::Vacant(entry) => *entry.insert(self.seen(keys, key)?),
+            };
+            if found != *seen {
                 return Ok(Some(key.clone()));
-            }
-            if let Seen::At(revision) = seen {
-                there.insert(key, *revision);
             }
         }
         for Quiet { from, to, since } in &txn.quiet {
