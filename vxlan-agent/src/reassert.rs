@@ -165,7 +165,9 @@ async fn take(
 ) -> Result<(), ReassertError> {
     let Reasserted { results, revision } = reasserted;
     let mut restored = BTreeSet::new();
-    for ReassertResult { uid, outcome } in results {
+    for ReassertResult { uid, outcome, revision: at } in results {
+        // What is told of another attachment at a later revision says nothing of this one.
+        let revision = at.unwrap_or(revision);
         let Some(attachment) = attachments.iter().find(|attachment| attachment.uid == uid) else {
             warn!(%uid, "the controller answers about an attachment that it was not asked about");
             continue;
@@ -331,6 +333,39 @@ mod tests {
         assert!(parts(&[], None).is_empty());
         let nothing = parts(&[], Some(BTreeSet::new()));
         assert!(nothing.len() == 1 && nothing[0].complete);
+    }
+
+    #[tokio::test]
+    async fn a_container_that_ended_while_it_was_asserted_does_not_come_back() {
+        let agent = fixture::agent();
+        agent.state().view = fixture::view(limpet_api::host::Snapshot::default());
+        let attachment = fixture::attachment(1, 7);
+        let known = agent.state().view.position().map_or(0, |(_, revision)| revision);
+        // It was asserted, then its DEL was answered, then the watch told of that, then the rest was answered.
+        let result = |revision| ReassertResult {
+            uid: attachment.uid,
+            outcome: ReassertOutcome::Kept,
+            revision,
+        };
+        let answer = |revision| Reasserted { results: vec![result(revision)], revision: known + 9 };
+        let all = std::slice::from_ref(&attachment);
+        take(&agent, &Veths::default(), all, answer(Some(known))).await.unwrap();
+        assert!(!agent.state().view.has(attachment.uid), "the watch knows better");
+        take(&agent, &Veths::default(), all, answer(Some(known + 1))).await.unwrap();
+        assert!(
+            agent.state().view.has(attachment.uid),
+            "it was there after all that the watch has told"
+        );
+        agent.state().view.ended(attachment.uid, known + 2);
+        take(&agent, &Veths::default(), all, answer(Some(known + 1))).await.unwrap();
+        assert!(!agent.state().view.has(attachment.uid), "its end was answered");
+        let agent = fixture::agent();
+        agent.state().view = fixture::view(limpet_api::host::Snapshot::default());
+        take(&agent, &Veths::default(), all, answer(None)).await.unwrap();
+        assert!(
+            agent.state().view.has(attachment.uid),
+            "an earlier controller has but one revision"
+        );
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub struct ReassertRequest {
 pub struct Reasserted {
     /// One for each attachment of the request, in its order.
     pub results: Vec<ReassertResult>,
-    /// The revision of the transaction that answered.
+    /// The revision of the last of the transactions that answered.
     pub revision: Revision,
 }
 
@@ -41,6 +41,10 @@ pub struct ReassertResult {
     pub uid: Uid,
     /// What has become of it.
     pub outcome: ReassertOutcome,
+    /// The revision at which that is so: it may have ended since, and before the revision of the whole answer. An
+    /// earlier controller does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Revision>,
 }
 
 /// What has become of one attachment that a host re-asserted.

@@ -43,7 +43,9 @@ pub(super) async fn reassert(
         {
             revision = at.max(revision);
             match fate {
-                Fate::Known(outcome) => results.push(ReassertResult { uid, outcome }),
+                Fate::Known(outcome) => {
+                    results.push(ReassertResult { uid, outcome, revision: Some(at) });
+                }
                 Fate::Waits(host) => waits = Some(host),
             }
         }

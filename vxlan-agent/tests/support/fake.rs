@@ -327,7 +327,7 @@ async fn reassert(State(shared): Book_, body: Bytes) -> Response {
             let own = vec![OwnChange::AttachmentSet(attachment)];
             shared.commit(&mut book, Changes { own, ..Changes::default() });
         }
-        results.push(ReassertResult { uid, outcome });
+        results.push(ReassertResult { uid, outcome, revision: Some(book.revision) });
     }
     Json(Reasserted { results, revision: book.revision }).into_response()
 }
