@@ -149,13 +149,7 @@ impl State {
     }
 
     pub(super) fn put_attachment(&mut self, attachment: Entry<Attachment>, effects: &mut Effects) {
-        let Attachment { key, uid, mac, addresses, .. } = &attachment.record;
-        self.forget_attachment(key).filter(|old| old.uid != *uid).into_iter().for_each(|old| {
-            effects.ended.push((key.clone(), old.uid));
-        });
-        if !is_found_by_address(*mac, addresses) {
-            self.macs.insert((key.network.clone(), *mac), key.clone());
-        }
+        let Attachment { key, uid, addresses, .. } = &attachment.record;
         for held in addresses {
             let Some(pool) = self.pools.get(&held.pool) else { continue };
             let Some(block) = block_around(&pool.record, bits(held.address)) else { continue };
@@ -165,8 +159,21 @@ impl State {
                 self.pointers.insert(owner, bits(held.address));
             }
         }
-        self.used.count_attachment(&attachment.record, 1);
+        let (key, uid) = (key.clone(), *uid);
+        if let Some(old) = self.forget_attachment(&key).filter(|old| old.uid != uid) {
+            effects.ended.push((key, old.uid));
+        }
+        self.index_attachment(&attachment.record);
         self.attachments.put(attachment);
+    }
+
+    /// Takes an attachment into the indexes, which is not there yet.
+    pub(super) fn index_attachment(&mut self, attachment: &Attachment) {
+        let Attachment { key, mac, addresses, .. } = attachment;
+        if !is_found_by_address(*mac, addresses) {
+            self.macs.insert((key.network.clone(), *mac), key.clone());
+        }
+        self.used.count_attachment(attachment, 1);
     }
 
     pub(super) fn delete_attachment(&mut self, key: &AttachmentKey, effects: &mut Effects) {
@@ -185,14 +192,20 @@ impl State {
     }
 
     pub(super) fn put_reservation(&mut self, entry: Entry<Reservation>) {
-        let Reservation { network, namespace, name, mac, addresses, .. } = &entry.record;
-        let key = reservation_key(network, namespace, name);
-        self.delete_reservation(&key);
+        let Reservation { network, namespace, name, .. } = &entry.record;
+        self.delete_reservation(&reservation_key(network, namespace, name));
+        self.index_reservation(&entry.record);
+        self.reservations.put(entry);
+    }
+
+    /// Takes a reservation into the indexes, which is not there yet.
+    pub(super) fn index_reservation(&mut self, reservation: &Reservation) {
+        let Reservation { network, namespace, name, mac, addresses, .. } = reservation;
         if !is_found_by_address(*mac, addresses) {
+            let key = reservation_key(network, namespace, name);
             self.kept_macs.insert((network.clone(), *mac), key);
         }
-        self.used.count_reservation(&entry.record, 1);
-        self.reservations.put(entry);
+        self.used.count_reservation(reservation, 1);
     }
 
     pub(super) fn delete_reservation(&mut self, key: &ReservationKey) {

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use limpet_api::WallTime;
+use limpet_api::book::{Attachment, Reservation};
 use limpet_net_types::Token;
 
+use super::rows::Row;
 use super::{BadRecord, Effects, Rows, State, Used, entry};
 use crate::keys::Subject;
 use crate::store::{Revision, Versioned};
@@ -13,13 +15,15 @@ use crate::tenures::Tenures;
 /// A state in the making.
 ///
 /// Pools and blocks count their addresses, of which there may be a million: they are put in at the
-/// end, and each counts once.
+/// end, and each counts once. So are the records that there are most of, which come in their order.
 #[derive(Debug)]
 pub(crate) struct Loader {
     state: State,
     has_identity: bool,
     pools: Vec<(Subject, Versioned)>,
     blocks: Vec<(Subject, Versioned)>,
+    attachments: Vec<Row<Attachment>>,
+    reservations: Vec<Row<Reservation>>,
 }
 
 impl Loader {
@@ -58,7 +62,9 @@ impl Loader {
             vteps: HashMap::new(),
             places: HashMap::new(),
         };
-        Self { state, has_identity: false, pools: Vec::new(), blocks: Vec::new() }
+        let (pools, blocks) = (Vec::new(), Vec::new());
+        let (attachments, reservations) = (Vec::new(), Vec::new());
+        Self { state, has_identity: false, pools, blocks, attachments, reservations }
     }
 
     /// Takes in a key, in any order.
@@ -71,11 +77,14 @@ impl Loader {
         // The records that there are most of say themselves what their keys say.
         if key.starts_with("attachments/") {
             let attachment = entry(|| key.to_owned(), value, *revision)?;
-            self.state.put_attachment(attachment, &mut Effects::default());
+            self.state.index_attachment(&attachment.record);
+            self.attachments.push(Row::of(attachment));
             return Ok(());
         }
         if key.starts_with("reservations/") {
-            self.state.put_reservation(entry(|| key.to_owned(), value, *revision)?);
+            let reservation = entry(|| key.to_owned(), value, *revision)?;
+            self.state.index_reservation(&reservation.record);
+            self.reservations.push(Row::of(reservation));
             return Ok(());
         }
         let subject = Subject::parse(key)?;
@@ -100,10 +109,12 @@ impl Loader {
     ///
     /// [`BadRecord`]: as [`Self::take`], or the store has no identity.
     pub(crate) fn finish(self) -> Result<State, BadRecord> {
-        let Self { mut state, has_identity, pools, blocks } = self;
+        let Self { mut state, has_identity, pools, blocks, attachments, reservations } = self;
         if !has_identity {
             return Err(BadRecord::NoIdentity);
         }
+        state.attachments = Rows::of(attachments);
+        state.reservations = Rows::of(reservations);
         for (subject, Versioned { value, revision }) in pools.into_iter().chain(blocks) {
             state.put(&subject, &value, revision, &mut Effects::default())?;
         }

@@ -95,6 +95,13 @@ impl Ord for dyn Named {
 #[derive(Clone, Debug)]
 pub(super) struct Row<T>(Box<Entry<T>>);
 
+impl<T> Row<T> {
+    /// Puts a record in its place.
+    pub(super) fn of(entry: Entry<T>) -> Self {
+        Self(Box::new(entry))
+    }
+}
+
 impl<T: Keyed> PartialEq for Row<T> {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other).is_eq()
@@ -157,7 +164,13 @@ where
 
     /// Puts a record in the place of the one with its key.
     pub(super) fn put(&mut self, entry: Entry<T>) {
-        self.0.replace(Row(Box::new(entry)));
+        self.0.replace(Row::of(entry));
+    }
+
+    /// Puts all records in at once, no two of one key. Most come in their order, and then none is looked
+    /// for, and no room is left between them.
+    pub(super) fn of(rows: Vec<Row<T>>) -> Self {
+        Self(rows.into_iter().collect())
     }
 
     /// Takes the record with a key out.
