@@ -9,8 +9,8 @@ use std::str::FromStr;
 use limpet_api::FleetTime;
 use limpet_api::book::AttachmentKey;
 use limpet_net_types::{
-    Family, HostName, Namespace, NetworkName, PoolName, Prefix, Token, Uid, WorkloadName,
-    address_at, address_bits,
+    Family, Hex, HostName, Namespace, NetworkName, PoolName, Prefix, Token, Uid, WorkloadName,
+    address_at,
 };
 
 use crate::store::Key;
@@ -103,10 +103,10 @@ impl Subject {
             Self::Network(name) => joined(["networks", name.as_str()]),
             Self::Pool(name) => joined(["pools", name.as_str()]),
             Self::Block(pool, block) => {
-                format!("blocks/{pool}/{}-{}", hex(block.address()), block.length())
+                format!("blocks/{pool}/{}-{}", hex(block.address()).as_str(), block.length())
             }
             Self::Address(network, address) => {
-                joined(["addresses", network.as_str(), &hex(*address)])
+                joined(["addresses", network.as_str(), hex(*address).as_str()])
             }
             Self::Reservation(ReservationKey { network, namespace, name }) => {
                 joined(["reservations", network.as_str(), namespace.as_str(), name.as_str()])
@@ -186,10 +186,10 @@ fn joined<const N: usize>(parts: [&str; N]) -> Key {
     parts.join("/")
 }
 
-fn hex(address: IpAddr) -> String {
+fn hex(address: IpAddr) -> Hex {
     match address {
-        IpAddr::V4(_) => format!("{:08x}", address_bits(address)),
-        IpAddr::V6(_) => format!("{:032x}", address_bits(address)),
+        IpAddr::V4(v4) => Hex::of(&v4.octets()),
+        IpAddr::V6(v6) => Hex::of(&v6.octets()),
     }
 }
 
@@ -199,7 +199,7 @@ fn prefix(text: &str) -> Option<Prefix> {
     let length: u8 = length.parse().ok()?;
     let block = Prefix::containing(first, length);
     // Written in any other way it would be a second key for the same block.
-    (block.address() == first && text == format!("{}-{}", hex(first), block.length()))
+    (block.address() == first && text == format!("{}-{}", hex(first).as_str(), block.length()))
         .then_some(block)
 }
 

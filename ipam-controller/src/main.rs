@@ -74,6 +74,9 @@ use crate::store::Store;
 /// How long what goes on without a caller may take once the controller stops.
 const GRACE: Duration = Duration::from_secs(5);
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let flags = Flags::parse();
     tracing_subscriber::fmt()

@@ -130,17 +130,29 @@ impl TryFrom<String> for WallTime {
 
 impl From<WallTime> for String {
     fn from(time: WallTime) -> Self {
-        time.to_string()
+        let (year, month, day) = date_after(time.0.div_euclid(DAY));
+        let second = time.0.rem_euclid(DAY);
+        let mut text = Self::with_capacity(20);
+        for (number, digits, after) in [
+            (year, 4, '-'),
+            (month, 2, '-'),
+            (day, 2, 'T'),
+            (second / 3_600, 2, ':'),
+            (second / 60 % 60, 2, ':'),
+            (second % 60, 2, 'Z'),
+        ] {
+            let of = |place| u32::try_from(number / 10_i64.pow(place) % 10).unwrap_or_default();
+            let digits = (0..digits).rev().map(of);
+            text.extend(digits.filter_map(|digit| char::from_digit(digit, 10)));
+            text.push(after);
+        }
+        text
     }
 }
 
 impl fmt::Display for WallTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (year, month, day) = date_after(self.0.div_euclid(DAY));
-        let second = self.0.rem_euclid(DAY);
-        let (hour, minute) = (second / 3_600, second / 60 % 60);
-        let second = second % 60;
-        f.pad(&format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"))
+        f.pad(&String::from(*self))
     }
 }
 

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::Hex;
 use crate::parsed;
 
 /// Why a text is not an identifier.
@@ -35,6 +36,10 @@ impl Token {
         Self { high, low }
     }
 
+    fn digits(self) -> Hex {
+        Hex::of(&self.bits().to_be_bytes())
+    }
+
     /// The bits.
     #[must_use]
     pub fn bits(self) -> u128 {
@@ -57,7 +62,7 @@ impl FromStr for Token {
 
 impl Serialize for Token {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
+        to.serialize_str(self.digits().as_str())
     }
 }
 
@@ -69,7 +74,7 @@ impl<'de> Deserialize<'de> for Token {
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.bits())
+        f.pad(self.digits().as_str())
     }
 }
 

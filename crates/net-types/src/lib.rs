@@ -14,6 +14,7 @@
 
 mod addr;
 mod hash;
+mod hex;
 mod id;
 mod link;
 mod name;
@@ -22,6 +23,7 @@ mod text;
 
 pub use addr::{AddressError, Family, Prefix, Range, address_at, address_bits, host_prefix};
 pub use hash::stable_hash;
+pub use hex::Hex;
 pub use id::{Token, TokenError, Uid};
 pub use link::{
     LinkError, MIN_MTU, Mac, Mtu, MtuTooSmall, NetworkIndex, Vni, host_ifname, link_local,

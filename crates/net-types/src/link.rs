@@ -1,12 +1,12 @@
 //! Pure: numbers of the link layer and of VXLAN.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{ContainerId, IfName, NetworkName, parsed, stable_hash};
+use crate::{ContainerId, Hex, IfName, NetworkName, parsed, stable_hash};
 
 /// Why a number or text is not a value of its kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -223,7 +223,7 @@ impl fmt::Display for Mac {
             if !text.is_empty() {
                 text.push(':');
             }
-            write!(text, "{byte:02x}")?;
+            text.push_str(Hex::of(&[byte]).as_str());
         }
         f.pad(&text)
     }

@@ -8,12 +8,16 @@ use std::collections::HashSet;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use arcstr::ArcStr;
+use foldhash::fast::RandomState;
 
 /// How many tables the copies are in, so that threads seldom wait for each other, and none for
 /// long when a table grows.
 const TABLES: usize = 32;
 
-static TABLE: LazyLock<[Mutex<HashSet<ArcStr>>; TABLES]> = LazyLock::new(<[_; TABLES]>::default);
+/// Copies of texts.
+type Table = HashSet<ArcStr, RandomState>;
+
+static TABLE: LazyLock<[Mutex<Table>; TABLES]> = LazyLock::new(<[_; TABLES]>::default);
 
 /// Returns the one copy of `text`.
 pub(crate) fn shared(text: &str) -> ArcStr {
@@ -38,7 +42,7 @@ fn table_of(text: &str) -> usize {
 
 /// Before a table would grow those copies go that only the table has. It grows if that gains less
 /// than a quarter, so that it is looked through once in very many new texts.
-fn make_room(table: &mut HashSet<ArcStr>) {
+fn make_room(table: &mut Table) {
     let room = table.capacity();
     if table.len() < room {
         return;
@@ -72,7 +76,7 @@ mod tests {
 
     #[test]
     fn a_table_does_not_grow_with_what_nobody_has_any_more() {
-        let mut table = HashSet::new();
+        let mut table = Table::default();
         let kept: Vec<ArcStr> = (0..10).map(|n| ArcStr::from(format!("kept {n}"))).collect();
         table.extend(kept.iter().cloned());
         for n in 0..10_000 {

@@ -288,7 +288,10 @@ fn write(
         let slot = state.slot(&key.network, held.address);
         draft.rely(&subject, slot);
         let attachment = slot.and_then(|slot| slot.record.attachment.clone());
-        draft.put_slot(subject, Slot { reservation: Some(owner.clone()), attachment, released: None });
+        draft.put_slot(
+            subject,
+            Slot { reservation: Some(owner.clone()), attachment, released: None },
+        );
     }
     let holders = reservation.addresses.iter().filter_map(|held| holding(state, key, held.address));
     for holder in holders {

@@ -24,6 +24,7 @@ use std::error::Error;
 use std::fmt;
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use futures_util::future::BoxFuture;
 
 /// The number of a change: grows by one with each transaction that writes, across restarts too.
@@ -159,8 +160,8 @@ pub(crate) struct Txn {
 /// nor write, what another writes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Footprint {
-    written: HashSet<Key>,
-    relied: HashSet<Key>,
+    written: HashSet<Key, RandomState>,
+    relied: HashSet<Key, RandomState>,
     quiet: Vec<Quiet>,
 }
 
@@ -325,7 +326,7 @@ pub(crate) fn disjoint(batch: &[Txn]) -> Result<(), CommitError> {
 
 /// A key on which two members meet, as [`Footprint`] finds it, without a copy of every key.
 fn meeting(batch: &[Txn]) -> Option<&str> {
-    let mut writers = HashMap::new();
+    let mut writers = HashMap::with_capacity_and_hasher(8 * batch.len(), RandomState::default());
     for (number, txn) in batch.iter().enumerate() {
         for key in txn.writes.keys() {
             if writers.insert(key.as_str(), number).is_some() {

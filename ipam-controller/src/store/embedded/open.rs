@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map};
 
+use foldhash::fast::RandomState;
 use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, Table, WriteTransaction};
 
 use super::super::log;
@@ -47,6 +48,9 @@ pub(super) struct Done {
     /// The revision, if something was changed.
     pub(super) event: Option<Event>,
 }
+
+/// What was looked up for a batch.
+type There<'a> = HashMap<&'a str, Seen, RandomState>;
 
 /// What a batch comes to.
 #[derive(Default)]
@@ -183,7 +187,7 @@ impl Open {
     fn judge(&self, batch: Vec<Txn>) -> Result<Judged, Failure> {
         let keys = self.keys()?;
         let mut judged = Judged::default();
-        let mut there = HashMap::new();
+        let mut there = There::default();
         for txn in &batch {
             judged.conflicts.push(self.conflict(&keys, txn, &mut there)?);
         }
@@ -227,7 +231,7 @@ impl Open {
         &self,
         keys: &ReadOnlyTable<&'static str, &'static [u8]>,
         txn: &'a Txn,
-        there: &mut HashMap<&'a str, Seen>,
+        there: &mut There<'a>,
     ) -> Result<Option<Key>, Failure> {
         for (key, seen) in &txn.compares {
             let found = match there.entry(key) {
