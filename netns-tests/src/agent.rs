@@ -20,6 +20,7 @@ pub struct Agent {
     flags: Vec<String>,
     /// A file of its own, if it was installed: the one under test otherwise.
     program: Option<PathBuf>,
+    environment: Vec<(String, String)>,
     process: Option<Process>,
 }
 
@@ -41,7 +42,21 @@ impl Agent {
             all.extend(["--boot-id-file".to_owned(), at("boot-id")]);
         }
         all.extend(flags.split_whitespace().map(str::to_owned));
-        Self { host: host.clone(), flags: all, program: None, process: None }
+        Self {
+            host: host.clone(),
+            flags: all,
+            program: None,
+            environment: Vec::new(),
+            process: None,
+        }
+    }
+
+    /// The same with these variables in its environment.
+    #[must_use]
+    pub fn with_environment(mut self, variables: &[(&str, String)]) -> Self {
+        let owned = variables.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        self.environment.extend(owned);
+        self
     }
 
     /// Starts it and waits until it has joined and serves the plugin.
@@ -101,7 +116,7 @@ impl Agent {
     pub fn command(&self) -> Command {
         let mut command =
             self.host.command(self.program.clone().unwrap_or_else(|| binary("limpet-agent")));
-        command.args(&self.flags);
+        command.args(&self.flags).envs(self.environment.iter().cloned());
         command
     }
 

@@ -84,6 +84,8 @@ pub(crate) struct Agent {
     pub(crate) tending: tokio::sync::Mutex<()>,
     /// An interface was confirmed.
     pub(crate) attached: Notify,
+    /// Host ends of containers have another MTU.
+    pub(crate) resized: Notify,
     /// The controller waits for a report.
     pub(crate) report: Notify,
     /// What others did to the host may be different.
@@ -192,6 +194,7 @@ impl Agent {
             save: Notify::new(),
             tending: tokio::sync::Mutex::default(),
             attached: Notify::new(),
+            resized: Notify::new(),
             report: Notify::new(),
             survey: Notify::new(),
             surveys: watch::Sender::new(Survey::default()),

@@ -109,6 +109,8 @@ pub(crate) struct WantedRoute {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Container {
     pub(crate) uid: Uid,
+    /// The MTU of the host's end of its veth pair, in bytes.
+    pub(crate) mtu: u32,
     pub(crate) group: u32,
     /// The table of its routes.
     pub(crate) table: u32,
@@ -424,12 +426,12 @@ impl<'a> Layout<'a> {
         let view = self.view;
         for (key, attachment) in view.attachments() {
             let Some(segment) = self.segments.get(&key.network) else { continue };
-            let (group, table) = (segment.group(), segment.table());
+            let (group, table, mtu) = (segment.group(), segment.table(), segment.mtu.into());
             let held = attachment.addresses.iter().map(|held| held.address);
             let addresses =
                 held.map(|address| (address, self.source(Family::of(address)))).collect();
             let (uid, mac) = (attachment.uid, attachment.mac);
-            let container = Container { uid, group, table, mac, addresses };
+            let container = Container { uid, group, table, mtu, mac, addresses };
             let ifname = host_ifname(&key.network, &key.container, &key.ifname);
             self.desired.containers.insert(ifname, container);
         }

@@ -38,7 +38,15 @@ fn each_difference_is_found_with_what_it_is_about_and_what_repairs_it() {
     let interface = |n: u8, up, severed| {
         (
             Token::from_bits(n.into()),
-            Interface { name: ifname(n), up, severed, index: 7, peer: 2, netns: Some(0) },
+            Interface {
+                name: ifname(n),
+                up,
+                severed,
+                index: 7,
+                mtu: 1450,
+                peer: 2,
+                netns: Some(0),
+            },
         )
     };
     let interfaces: Interfaces = [

@@ -30,6 +30,9 @@ pub(crate) struct Inside {
     pub(crate) gateways: Vec<(IpAddr, Mac)>,
     /// The routes of the main table, to a gateway itself or by it.
     pub(crate) routes: BTreeSet<Way>,
+    /// The interface's MTU, in bytes, where it was another than that of the host's end: somebody chose it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) own_mtu: Option<u32>,
 }
 
 /// A route inside a container.
@@ -44,6 +47,8 @@ pub(crate) struct Way {
 /// What was found inside a container.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
+    /// The MTU of the host's end, in bytes.
+    pub(crate) outside_mtu: u32,
     /// The interface.
     pub(crate) link: Link,
     /// The interface's addresses and neighbour entries.
@@ -69,7 +74,16 @@ impl Found {
             addresses: addresses.filter(|address| held.contains(address)).collect(),
             gateways: entries.map(|entry| (entry.address, entry.mac)).collect(),
             routes: ways.filter(ours).collect(),
+            own_mtu: Some(self.link.mtu).filter(|mtu| *mtu != self.outside_mtu),
         }
+    }
+
+    /// What gives the interface the MTU of the host's end, or what of it somebody chose: larger packets than the host's
+    /// end takes would be dropped there, and nobody told.
+    pub(crate) fn resized(&self, inside: &Inside) -> Option<Request> {
+        let mtu = inside.own_mtu.map_or(self.outside_mtu, |own| own.min(self.outside_mtu));
+        let change = LinkChange { mtu: Some(mtu), ..LinkChange::of(self.link.index) };
+        (self.link.mtu != mtu).then_some(Request::ChangeLink(change))
     }
 
     /// What puts back what is missing of `inside`, in the order in which it works.
@@ -167,6 +181,7 @@ mod tests {
 
     fn whole() -> Found {
         Found {
+            outside_mtu: 1450,
             link: Link {
                 index: DEVICE,
                 name: "eth0".to_owned(),
@@ -238,6 +253,30 @@ mod tests {
         moved.routes.clear();
         let inside = moved.limpets(&held());
         assert_eq!(commands(&moved, &inside), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_mtu_follows_the_hosts_end_and_a_smaller_one_that_somebody_chose_stays() {
+        let resized = |inside: &Inside, (mtu, outside): (u32, u32)| {
+            let mut found = whole();
+            (found.link.mtu, found.outside_mtu) = (mtu, outside);
+            found.resized(inside).map(|request| request.to_string())
+        };
+        let to = |mtu: u32| Some(format!("ip link set dev if2 mtu {mtu}"));
+        let ours = whole().limpets(&held());
+        assert_eq!(ours.own_mtu, None);
+        assert_eq!(resized(&ours, (1450, 1450)), None);
+        assert_eq!(resized(&ours, (1450, 1350)), to(1350));
+        assert_eq!(resized(&ours, (1350, 1450)), to(1450));
+        let mut chosen = whole();
+        chosen.link.mtu = 1400;
+        let chosen = chosen.limpets(&held());
+        assert_eq!(resized(&chosen, (1400, 1450)), None);
+        assert_eq!(resized(&chosen, (1400, 1350)), to(1350));
+        assert_eq!(resized(&chosen, (1350, 1450)), to(1400));
+        let known: Inside =
+            serde_json::from_str(r#"{"addresses":[],"gateways":[],"routes":[]}"#).unwrap();
+        assert_eq!(known.own_mtu, None, "what an earlier agent noted");
     }
 
     #[test]

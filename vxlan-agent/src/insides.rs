@@ -14,7 +14,7 @@ use limpet_rtnl::{
 };
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::agent::{Agent, sentence};
 use crate::drift::{Frequency, Kind};
@@ -97,6 +97,7 @@ async fn keep(agent: &Agent, veths: &Veths, stop: &CancellationToken) -> Result<
                 due.get_or_insert_with(|| Instant::now() + SETTLE);
                 continue;
             }
+            () = agent.resized.notified() => Whose::All,
             event = monitor.next() => {
                 match event? {
                     ElsewhereEvent { netns: Some(netns), event: Event::Changed(change) } => {
@@ -179,6 +180,10 @@ async fn look_into(agent: &Agent, record: &Record, interface: &Interface) -> Res
         agent.settle(attachment.uid, found.limpets(&held));
         return Ok(());
     };
+    if let Some(resized) = found.resized(inside) {
+        socket.request(&resized).await?;
+        info!(container = %attachment.key.container, mtu = interface.mtu, "a container has the MTU that is left for it");
+    }
     let missing = found.missing(inside);
     let results = socket.batch(&missing).await;
     let now = agent.now();
@@ -209,6 +214,7 @@ async fn find(
         return Ok(None);
     }
     Ok(Some(Found {
+        outside_mtu: interface.mtu,
         addresses: socket.addresses(Some(link.index)).await?,
         neighbours: socket.neighbours(Some(link.index)).await?,
         routes: socket.routes(RouteFilter { table: MAIN, protocol: 0 }).await?,

@@ -125,6 +125,7 @@ pub(crate) struct Device {
 pub(crate) struct Veth {
     /// The incarnation that it says it is.
     pub(crate) uid: Option<Uid>,
+    pub(crate) mtu: u32,
     pub(crate) group: u32,
     pub(crate) up: bool,
 }

@@ -14,6 +14,7 @@ use limpet_rtnl::{
 };
 
 use crate::facts::Seen;
+use crate::inside::MAIN;
 use crate::layout::{
     Address, Device, Fdb, FoundNexthop, GROUP_OF_THE_DEAD, GROUP_OF_THE_SEVERED, PROTOCOL, Route,
     RouteKey, Setting, Tables, Target, Veth, is_device_name, is_own_table, is_veth_name,
@@ -55,7 +56,15 @@ impl Mirror {
         // Other programs' routes and rules come and go by the thousand.
         let foreign = change.protocol.is_some_and(|by| by != PROTOCOL);
         if change.table == Table::Route && foreign {
-            return Verdict::Nothing;
+            // The default route says where the underlay is.
+            return match change.entry() {
+                Some(Entry::Route(route))
+                    if route.table == MAIN && route.destination.length() == 0 =>
+                {
+                    Verdict::Glance
+                }
+                _ => Verdict::Nothing,
+            };
         }
         let Some(entry) = change.entry() else { return Verdict::Doubt };
         match entry {
@@ -298,7 +307,7 @@ impl Mirror {
                     && (has.2 || !up)
             };
             let device = tables.devices.get(name).map(|at| (Some(at.mtu), at.group, at.up));
-            let veth = tables.veths.get(name).map(|at| (None, at.group, at.up));
+            let veth = tables.veths.get(name).map(|at| (Some(at.mtu), at.group, at.up));
             device.or(veth).is_some_and(fits)
         };
         match step {
@@ -343,7 +352,8 @@ fn at_key(routes: &BTreeSet<Route>, key: RouteKey) -> Option<Route> {
 /// network, set it down.
 fn is_odd(was: &Veth, now: &Veth) -> bool {
     let grave = [GROUP_OF_THE_DEAD, GROUP_OF_THE_SEVERED];
-    let changed = was.up && !now.up || was.group != now.group || was.uid != now.uid;
+    let changed =
+        was.up && !now.up || (was.group, was.mtu, was.uid) != (now.group, now.mtu, now.uid);
     was.uid.is_some() && !grave.contains(&now.group) && changed
 }
 

@@ -30,6 +30,7 @@ pub(crate) fn carry_out(tables: &mut Tables, step: &Step) {
                 device.up |= up;
             }
             if let Some(veth) = tables.veths.get_mut(&name) {
+                veth.mtu = mtu.unwrap_or(veth.mtu);
                 veth.group = group.unwrap_or(veth.group);
                 veth.up |= up;
             }

@@ -86,6 +86,7 @@ fn judged(cases: &[Case], all: bool) -> (BTreeSet<u128>, BTreeSet<u128>) {
                     up: !case.severed,
                     severed: case.severed,
                     index: 7,
+                    mtu: 1450,
                     peer: 2,
                     netns: None,
                 },

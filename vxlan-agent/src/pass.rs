@@ -130,6 +130,12 @@ impl Keeper {
         mirror.spoilt.clear();
         let failed = kernel.carry_out(&mirror.seen.links, &steps).await;
         agent.metrics.stepped(&steps, &failed);
+        let resizes = |step: &Step| {
+            matches!(step, Step::ChangeDevice { mtu: Some(_), .. }) && step.veth().is_some()
+        };
+        if steps.iter().any(resizes) {
+            agent.resized.notify_one();
+        }
         let not_done: BTreeSet<String> = failed.iter().map(|of| of.step.to_string()).collect();
         let found: BTreeSet<String> = mirror.tables.devices.keys().cloned().collect();
         for step in &steps {

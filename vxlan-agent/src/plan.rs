@@ -103,7 +103,7 @@ fn set_devices(steps: &mut Vec<Step>, wanted: &Tables, found: &Tables, remade: &
     for (name, veth) in &wanted.veths {
         let now = found.veths.get(name);
         if let Some(now) = now.filter(|now| *now != veth) {
-            let (mtu, up) = (None, veth.up && !now.up);
+            let (mtu, up) = ((now.mtu != veth.mtu).then_some(veth.mtu), veth.up && !now.up);
             let group = (now.group != veth.group).then_some(veth.group);
             steps.push(Step::ChangeDevice { name: name.clone(), mtu, group, up });
         }

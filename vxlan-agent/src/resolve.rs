@@ -53,6 +53,7 @@ pub(crate) fn resolve(desired: &Desired, found: &Tables) -> Tables {
             // Also one that was severed and is this container's again, by the store's word. The plugin buries what it
             // sets down in the same message.
             veth.up = true;
+            veth.mtu = container.mtu;
             veth.group = container.group;
             let forwarding = desired.forwarding.as_ref();
             let settings = forwarding.map(|way| device_settings(name, way));

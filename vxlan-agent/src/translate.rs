@@ -53,7 +53,7 @@ pub(crate) fn take_links(tables: &mut Tables, seen: &Seen) {
 pub(crate) fn veth_of(link: &Link) -> Option<Veth> {
     let veth = is_veth_name(&link.name) && matches!(link.kind, LinkKind::Veth(_));
     let uid = link.alias.as_deref().and_then(|alias| alias.parse().ok());
-    veth.then_some(Veth { uid, group: link.group, up: link.up })
+    veth.then_some(Veth { uid, mtu: link.mtu, group: link.group, up: link.up })
 }
 
 fn found_vxlan(link: &Link) -> Option<Vxlan> {

@@ -120,6 +120,7 @@ pub(crate) struct Interface {
     /// Whether its container was taken off the network.
     pub(crate) severed: bool,
     pub(crate) index: u32,
+    pub(crate) mtu: u32,
     /// The index of the other end, in the container.
     pub(crate) peer: u32,
     /// The number here of the container's network namespace.
@@ -133,8 +134,8 @@ impl Interface {
             LinkKind::Veth(veth) => (veth.peer, veth.peer_netns),
             _ => (0, None),
         };
-        let (name, up, index) = (link.name.clone(), link.up, link.index);
-        Self { name, up, severed, index, peer, netns }
+        let (name, up, index, mtu) = (link.name.clone(), link.up, link.index, link.mtu);
+        Self { name, up, severed, index, mtu, peer, netns }
     }
 }
 

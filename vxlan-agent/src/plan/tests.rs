@@ -116,7 +116,7 @@ pub(crate) fn ifname(n: u8) -> String {
 }
 
 pub(super) fn with_veth(mut found: Tables, n: u8, uid: u128, group: u32) -> Tables {
-    let veth = Veth { uid: Some(Token::from_bits(uid)), group, up: true };
+    let veth = Veth { uid: Some(Token::from_bits(uid)), mtu: 1450, group, up: true };
     found.veths.insert(ifname(n), veth);
     add_settings(&mut found, &ifname(n));
     found
