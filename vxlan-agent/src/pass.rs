@@ -188,8 +188,15 @@ impl Keeper {
 
 /// Notes the steps that mend what others did: those to what the kernel was known to have.
 fn note_drift(agent: &Agent, known: &Mirror, steps: &[Step]) {
-    let mut drifts: Vec<&Step> = steps.iter().filter(|step| known.had(step)).collect();
-    let devices = drifts.iter().any(|step| Kind::of(step) == Kind::Device);
+    // What is done to a device that is being made is no news, nor is what leads by it.
+    let made = |name: &String| {
+        steps.iter().any(|step| matches!(step, Step::NewDevice { name: of, .. } if of == name))
+    };
+    let new = |step: &Step| matches!(step, Step::ChangeDevice { name, .. } if made(name));
+    let had = |step: &&Step| known.had(step) && !new(step);
+    let mut drifts: Vec<&Step> = steps.iter().filter(had).collect();
+    let devices = drifts.iter().any(|step| Kind::of(step) == Kind::Device)
+        || steps.iter().any(|step| matches!(step, Step::NewDevice { .. }));
     let hops: BTreeSet<u32> = drifts.iter().filter_map(|step| nexthop(step)).collect();
     drifts.retain(|step| match Kind::of(step) {
         Kind::Device | Kind::Rule | Kind::Nftables | Kind::Container => true,

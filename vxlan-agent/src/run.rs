@@ -161,7 +161,8 @@ pub(crate) async fn outlook(
             Ok(reach) => info!(underlay = %reach.underlay, mtu = reach.mtu, "reached at"),
             Err(error) => warn!(%error, "not reached"),
         }
-        // What the host said of itself when it joined is not so any more.
+        // What the host said of itself when it joined is not so any more, and connections may be of an address that is gone.
+        agent.streams().reconnect();
         agent.rejoin.notify_one();
     }
     let Ok(reach) = reach else { return Ok(None) };

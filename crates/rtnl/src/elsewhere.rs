@@ -93,7 +93,8 @@ impl ElsewhereMonitor {
 /// Receives one datagram and takes it apart, if it is the kernel's and of another namespace.
 fn receive(socket: &Socket, buffer: &mut [u8]) -> io::Result<Vec<ElsewhereEvent>> {
     let lost = || vec![ElsewhereEvent { netns: None, event: Event::Overrun }];
-    let mut control = Vec::with_capacity(128);
+    // Room counts by its length. The namespace's number needs a part of it.
+    let mut control = vec![0; 128];
     let mut slices = [IoSliceMut::new(buffer)];
     let (flags, descriptor) = (MsgFlags::MSG_DONTWAIT, socket.as_raw_fd());
     let received = recvmsg::<NetlinkAddr>(descriptor, &mut slices, Some(&mut control), flags);

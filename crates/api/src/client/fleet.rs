@@ -61,6 +61,12 @@ impl Client {
         Self { fleet: Arc::clone(&self.fleet), limit }
     }
 
+    /// Keeps no connection that is open and idle: for a machine whose own address has changed. Nobody answers on those of
+    /// the old one, and nobody says so.
+    pub fn reconnect(&self) {
+        self.fleet.idle().clear();
+    }
+
     /// Where it asks.
     #[must_use]
     pub fn endpoints(&self) -> &[Endpoint] {
