@@ -431,7 +431,7 @@ impl<'a> Layout<'a> {
             let addresses =
                 held.map(|address| (address, self.source(Family::of(address)))).collect();
             let (uid, mac) = (attachment.uid, attachment.mac);
-            let container = Container { uid, group, table, mtu, mac, addresses };
+            let container = Container { uid, mtu, group, table, mac, addresses };
             let ifname = host_ifname(&key.network, &key.container, &key.ifname);
             self.desired.containers.insert(ifname, container);
         }
