@@ -173,7 +173,7 @@ mod tests {
             let variable = flag.get_env().unwrap().to_str().unwrap();
             assert!(manual.contains(&format!("| {long} | `{variable}` |")), "{long} {variable}");
         }
-        assert_eq!(command.get_arguments().filter(|flag| flag.get_env().is_some()).count(), 13);
+        assert_eq!(command.get_arguments().filter(|flag| flag.get_env().is_some()).count(), 14);
     }
 
     #[test]
