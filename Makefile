@@ -1,6 +1,6 @@
 # limpet's commands. `make help` lists them.
 .POSIX:
-.PHONY: help build demo demo-down test lint proof bench bench-cni bench-path bench-claims bench-restart
+.PHONY: help build demo demo-down test lint proof bench bench-cni bench-path bench-claims bench-restart bench-agent
 
 RELEASE = $${CARGO_TARGET_DIR:-$(CURDIR)/target}/release
 PROGRAMS = -p cni-plugin -p ipam-controller -p vxlan-agent -p limpetctl
@@ -32,7 +32,7 @@ proof: ## What shows that no address is given twice, at length, and the bugs tha
 	scripts/setup test
 	scripts/proof
 
-bench: bench-cni bench-path bench-claims bench-restart ## All measurements
+bench: bench-cni bench-path bench-claims bench-restart bench-agent ## All measurements
 
 bench-cni: ## ADD and DEL beside bridge + host-local (as root)
 	scripts/setup bench
@@ -53,3 +53,8 @@ bench-restart: ## Packets lost while limpet's programs are killed, replaced, fro
 	scripts/setup bench
 	cargo build --locked --release $(PROGRAMS)
 	LIMPET_BIN_DIR=$(RELEASE) cargo run --locked --release -p limpet-benches --bin bench-restart
+
+bench-agent: ## What is deleted comes back, what is committed arrives, what an idle agent costs (as root)
+	scripts/setup bench
+	cargo build --locked --release $(PROGRAMS)
+	LIMPET_BIN_DIR=$(RELEASE) cargo run --locked --release -p limpet-benches --bin bench-agent

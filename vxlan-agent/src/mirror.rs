@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use limpet_net_types::Family;
 use limpet_rtnl::{
-    Change, Entry, FdbEntry, FoundAddress, FoundNeighbour, Link, Nexthop as RtNexthop,
-    Route as RtRoute, Rule as RtRule, Table,
+    Change, Entry, FdbEntry, FoundAddress, FoundNeighbour, Link, Nexthop as RtNexthop, NexthopKind,
+    Route as RtRoute, RouteTarget, Rule as RtRule, Table,
 };
 
 use crate::facts::Seen;
@@ -92,6 +92,11 @@ impl Mirror {
     fn name(&self, index: u32) -> Option<&str> {
         let link = self.seen.links.iter().find(|link| link.index == index)?;
         Some(&link.name)
+    }
+
+    /// The name of one device: a host may have very many, and the kernel much to tell.
+    fn names_of(&self, device: Option<u32>) -> BTreeMap<u32, &str> {
+        device.and_then(|index| Some((index, self.name(index)?))).into_iter().collect()
     }
 
     /// Whether this is an interface of a container that is on the network.
@@ -207,7 +212,11 @@ impl Mirror {
         if !is_own_table(route.table) {
             return Verdict::Nothing;
         }
-        let Some(route) = found_route(route, &self.seen.names()) else {
+        let device = match route.target {
+            RouteTarget::Device { index, .. } => Some(index),
+            _ => None,
+        };
+        let Some(route) = found_route(route, &self.names_of(device)) else {
             return doubt_if(!gone);
         };
         if self.tables.routes.contains(&route) != gone {
@@ -240,7 +249,11 @@ impl Mirror {
 
     fn nexthop(&mut self, nexthop: &RtNexthop, gone: bool) -> Verdict {
         let ours = nexthop.protocol == PROTOCOL;
-        let leads = leads(&nexthop.kind, &self.seen.names());
+        let device = match nexthop.kind {
+            NexthopKind::Gateway { device, .. } => Some(device),
+            _ => None,
+        };
+        let leads = leads(&nexthop.kind, &self.names_of(device));
         let found = FoundNexthop { ours, leads };
         let known = self.tables.nexthops.get(&nexthop.id);
         let news = if gone { known.is_some() } else { known != Some(&found) };

@@ -31,6 +31,8 @@ mod address;
 mod elsewhere;
 mod filter;
 mod filter_monitor;
+#[cfg(test)]
+mod hostile_tests;
 mod link;
 mod message;
 mod monitor;

@@ -312,6 +312,8 @@ async fn collect<T>(
                     errno,
                 });
             }
+            // Some of the answer was lost.
+            NetlinkPayload::Overrun(_) => return Err(ReadError::Cut { table }),
             _ => {
                 if let Some((errno, words)) = refusal(&answer) {
                     return Err(ReadError::Refused { table, words, errno });
@@ -344,6 +346,7 @@ fn link_of(message: &Rt) -> Result<Option<Link>, Malformed> {
 #[cfg(test)]
 mod tests {
     use netlink_packet_core::{DoneMessage, NetlinkHeader};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -394,6 +397,96 @@ mod tests {
             let mut messages = vec![entry(1), entry(2), done(0)];
             messages[interrupted].header.flags |= NLM_F_DUMP_INTR;
             assert_eq!(list(messages).await.unwrap(), None);
+        }
+    }
+
+    /// One message of an answer, whole or broken in one of the ways that there are.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Part {
+        Entry(u16),
+        Foreign,
+        Unknown,
+        Interrupted(u16),
+        Acknowledged,
+        Error(i32),
+        Noise,
+        Overrun,
+        Done,
+        DoneInterrupted,
+        DoneWith(i32),
+    }
+
+    fn part() -> impl Strategy<Value = Part> {
+        prop_oneof![
+            12 => (1..100_u16).prop_map(Part::Entry),
+            2 => Just(Part::Foreign),
+            1 => Just(Part::Unknown),
+            1 => (1..100_u16).prop_map(Part::Interrupted),
+            1 => Just(Part::Acknowledged),
+            1 => (1..140_i32).prop_map(Part::Error),
+            1 => Just(Part::Noise),
+            1 => Just(Part::Overrun),
+            3 => Just(Part::Done),
+            1 => Just(Part::DoneInterrupted),
+            1 => (1..140_i32).prop_map(Part::DoneWith),
+        ]
+    }
+
+    fn of(part: Part) -> NetlinkMessage<Rt> {
+        let error = |code: i32| {
+            let mut error = netlink_packet_core::ErrorMessage::default();
+            error.code = std::num::NonZeroI32::new(-code);
+            message(0, NetlinkPayload::Error(error))
+        };
+        let interrupted = |mut message: NetlinkMessage<Rt>| {
+            message.header.flags |= NLM_F_DUMP_INTR;
+            message
+        };
+        match part {
+            Part::Entry(id) => entry(id),
+            Part::Foreign => entry(0),
+            Part::Unknown => entry(200),
+            Part::Interrupted(id) => interrupted(entry(id)),
+            Part::Acknowledged => error(0),
+            Part::Error(code) => error(code),
+            Part::Noise => message(0, NetlinkPayload::Noop),
+            Part::Overrun => message(0, NetlinkPayload::Overrun(vec![])),
+            Part::Done => done(0),
+            Part::DoneInterrupted => interrupted(done(0)),
+            Part::DoneWith(code) => done(-code),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
+
+        /// A list is given out only if the kernel said that it was at its end, and nothing was lost, foreign to it or
+        /// changed before that.
+        #[test]
+        fn whatever_comes_a_list_is_the_whole_one_or_none(parts in prop::collection::vec(part(), 0..12)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let got = runtime.block_on(list(parts.iter().copied().map(of).collect()));
+            let is_done = |part: &Part| matches!(part, Part::Done | Part::DoneInterrupted);
+            let end = parts.iter().position(is_done);
+            let before = &parts[..end.unwrap_or(parts.len())];
+            let bad = |part: &Part| {
+                matches!(part, Part::Unknown | Part::Error(_) | Part::DoneWith(_) | Part::Overrun)
+            };
+            let broken = before.iter().any(bad) || end.is_none();
+            let changed = before.iter().any(|part| matches!(part, Part::Interrupted(_)))
+                || end.is_some_and(|end| parts[end] == Part::DoneInterrupted);
+            match got {
+                Err(_) => prop_assert!(broken),
+                Ok(None) => prop_assert!(!broken && changed),
+                Ok(Some(whole)) => {
+                    prop_assert!(!broken && !changed);
+                    let entries = before.iter().filter_map(|part| match part {
+                        Part::Entry(id) => Some(*id),
+                        _ => None,
+                    });
+                    prop_assert_eq!(whole, entries.collect::<Vec<_>>());
+                }
+            }
         }
     }
 }

@@ -37,7 +37,8 @@ fn end(tables: &Tables, from: Option<IpAddr>, to: IpAddr) -> Option<End> {
         let is_for = match rule.selector {
             Selector::All => true,
             Selector::From(prefix) => from.is_some_and(|from| prefix.contains(from)),
-            Selector::Marked { mark, mask } => 0 & mask == mark,
+            // These have no mark.
+            Selector::Marked { mark, .. } => mark == 0,
             Selector::OfHost => from.is_none(),
         };
         if !is_for {

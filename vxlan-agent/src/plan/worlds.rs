@@ -193,8 +193,8 @@ pub(super) fn do_harm(mut found: Tables, harm: &Harm) -> Tables {
 
 /// Takes about every second entry away, and what the kernel takes along with it.
 fn halve(found: &mut Tables, seed: u64) {
-    let stays =
-        |thing: String| limpet_net_types::stable_hash(&[&thing, &seed.to_string()]) % 2 == 0;
+    let hash = |thing: String| limpet_net_types::stable_hash(&[&thing, &seed.to_string()]);
+    let stays = |thing: String| hash(thing).is_multiple_of(2);
     found.routes.retain(|route| stays(route.to_string()));
     found.rules.retain(|rule| stays(format!("{:?}{rule}", rule.family)));
     found.fdb.retain(|entry| stays(entry.to_string()));
