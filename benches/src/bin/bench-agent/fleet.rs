@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use limpet_api::client::{Call, Client, Method};
+use limpet_api::config::{HostChange, Role};
 use limpet_api::paths;
-use limpet_net_types::Prefix;
+use limpet_net_types::{HostName, Prefix};
 use limpet_rtnl::Netns;
 use netns_tests::{Fabric, Host, Process, binary, wait_until};
-use serde_json::json;
 
 /// How long all of them may take until they are laid out.
 const READY: Duration = Duration::from_secs(120);
@@ -113,13 +113,17 @@ impl Fleet {
         Ok(Netns::open(host.netns())?)
     }
 
-    /// Makes a pool; returns when it is committed.
-    pub(crate) fn create_pool(&self, name: &str, range: Prefix) -> Result<()> {
-        let path = paths::pool(&name.parse()?);
-        let spec = json!({ "network": "pods", "range": range.to_string() });
+    /// Makes the first host the gateway to a prefix; returns when that is committed.
+    pub(crate) fn lead(&self, to: Prefix) -> Result<()> {
+        let name: HostName = self.hosts.first().context("there is no host")?.name().parse()?;
+        let change = HostChange {
+            roles: Some([Role::Node, Role::Gateway].into()),
+            external: Some([to].into()),
+            ..HostChange::default()
+        };
         tokio::task::block_in_place(|| {
             self.control.with_client(async move |client| {
-                let call = Call::with_body(Method::PUT, path, &spec)?;
+                let call = Call::with_body(Method::PATCH, paths::host(&name), &change)?;
                 client.call::<serde_json::Value>(&call).await?;
                 Ok(())
             })
