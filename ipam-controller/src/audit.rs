@@ -142,6 +142,13 @@ fn attachment(state: &State, attachment: &Attachment, found: &mut Vec<Found>) {
         let repair = "if the host is gone for good: limpetctl attachment release --force";
         tell(StoreFinding::AttachmentWithoutHost, what, repair, None);
     }
+    let (at, of) = (state.host(host), state.network(network));
+    if at.zip(of).is_some_and(|(host, network)| !host.record.is_member_of(&network.record)) {
+        let what =
+            format!("{who} is attached to network {network}, and host {host} is no member of it");
+        let repair = "make it one: limpetctl host set --networks; or stop the container";
+        tell(StoreFinding::AttachmentOfNonMember, what, repair, None);
+    }
     for held in &attachment.addresses {
         let address = held.address;
         let slot = state.slot(network, address).map(|entry| &entry.record);

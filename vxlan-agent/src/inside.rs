@@ -42,6 +42,9 @@ pub(crate) struct Way {
     /// None of one to the gateway itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) gateway: Option<IpAddr>,
+    /// Whether the gateway needs no route of its own, which is so where another interface has that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) onlink: bool,
 }
 
 /// What was found inside a container.
@@ -122,19 +125,17 @@ impl Found {
 
 fn way(route: &Route, device: u32) -> Option<Way> {
     match route.target {
-        RouteTarget::Device { index, gateway, onlink: false }
+        RouteTarget::Device { index, gateway, onlink }
             if index == device && route.table == MAIN && route.protocol == BOOT =>
         {
-            Some(Way { to: route.destination, gateway })
+            Some(Way { to: route.destination, gateway, onlink })
         }
         _ => None,
     }
 }
 
 fn route_of(way: &Way, device: u32) -> Route {
-    let target = way
-        .gateway
-        .map_or_else(|| RouteTarget::link(device), |gateway| RouteTarget::gateway(device, gateway));
+    let target = RouteTarget::Device { index: device, gateway: way.gateway, onlink: way.onlink };
     Route { table: MAIN, protocol: BOOT, destination: way.to, target, source: None, metric: 0 }
 }
 
@@ -245,6 +246,20 @@ mod tests {
         other.routes.push(Route { metric: 50, ..by("0.0.0.0/0", 7, Some("192.0.2.1")) });
         let six = "ip -6 route replace ::/0 via fe80::1 dev if2 table 254 proto 3";
         assert_eq!(commands(&other, &inside), [six]);
+    }
+
+    #[test]
+    fn the_route_of_another_interface_comes_back_without_one_to_its_gateway() {
+        let mut second = whole();
+        let first = |route: &Route| Route { target: RouteTarget::link(9), ..*route };
+        second.routes = second.routes.iter().map(first).collect();
+        let gateway = Some(ip("169.254.1.1"));
+        let target = RouteTarget::Device { index: DEVICE, gateway, onlink: true };
+        second.routes.push(Route { target, ..by("10.32.0.0/16", DEVICE, None) });
+        let inside = second.limpets(&held());
+        second.routes.pop();
+        let back = "ip route replace 10.32.0.0/16 via 169.254.1.1 dev if2 onlink table 254 proto 3";
+        assert_eq!(commands(&second, &inside), [back]);
     }
 
     #[test]

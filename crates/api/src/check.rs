@@ -41,6 +41,8 @@ pub enum StoreFinding {
     ReservationTimes,
     /// An attachment is on a host that there is not.
     AttachmentWithoutHost,
+    /// An attachment is to a network that its host is not a member of.
+    AttachmentOfNonMember,
     /// A block is of a host or pool that there is not.
     BlockWithoutOwner,
     /// A host without a session counts as silent.
@@ -68,6 +70,7 @@ impl StoreFinding {
             Self::StickyWithoutReservation => "sticky-without-reservation",
             Self::ReservationTimes => "reservation-times",
             Self::AttachmentWithoutHost => "attachment-without-host",
+            Self::AttachmentOfNonMember => "attachment-of-non-member",
             Self::BlockWithoutOwner => "block-without-owner",
             Self::SilentWithoutSession => "silent-without-session",
             Self::MacHeldTwice => "mac-held-twice",
@@ -144,6 +147,7 @@ mod tests {
             F::StickyWithoutReservation,
             F::ReservationTimes,
             F::AttachmentWithoutHost,
+            F::AttachmentOfNonMember,
             F::BlockWithoutOwner,
             F::SilentWithoutSession,
             F::MacHeldTwice,

@@ -113,6 +113,15 @@ fn what_is_left_of_pools_and_hosts_is_found() {
     assert_eq!(mended(&mut sample), [F::AttachmentWithoutHost]);
 }
 
+#[test]
+fn an_attachment_on_a_host_that_is_no_member_is_found() {
+    let mut sample = sample();
+    sample.change_host("a", |host| host.networks = Some([].into()));
+    assert_eq!(mended(&mut sample), [F::AttachmentOfNonMember]);
+    sample.change_host("a", |host| host.networks = Some([name("blue")].into()));
+    assert_eq!(kinds(&sample), []);
+}
+
 proptest! {
     #[test]
     fn whatever_is_deleted_mending_ends_and_frees_nothing_that_is_attached(
