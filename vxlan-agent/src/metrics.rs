@@ -60,6 +60,8 @@ pub(crate) struct Metrics {
     failures: Gauge,
     problems: Gauge,
     silence: Gauge,
+    recalled: Gauge,
+    not_saved: Gauge,
     overruns: Counter,
     drift: Family<Label, Counter>,
     condition: Family<Label, Gauge>,
@@ -82,6 +84,8 @@ impl Metrics {
         let endings = gauge("endings", "Ends of attachments that no controller has confirmed yet");
         let failures = gauge("failures", "What the last pass could not do");
         let problems = gauge("problems", "What cannot be laid out on this host");
+        let recalled = gauge("recalled", "Whether all that is known is from the host's own disk");
+        let not_saved = gauge("not_saved", "Whether what is known cannot be written to the disk");
         let silence = Gauge::default();
         registry.register_with_unit(
             "controller_silence",
@@ -134,6 +138,8 @@ impl Metrics {
             failures,
             problems,
             silence,
+            recalled,
+            not_saved,
             overruns,
             drift,
             condition,
@@ -208,6 +214,8 @@ impl Metrics {
             metrics.endings.set(number(state.endings.len()));
             let silent = state.contact.silent.as_ref().map(|(since, _)| since.elapsed());
             metrics.silence.set(number(silent.unwrap_or_default().as_secs()));
+            metrics.recalled.set(i64::from(state.recalled.is_some()));
+            metrics.not_saved.set(i64::from(state.not_saved.is_some()));
         }
         let mut text = String::new();
         match encode(&mut text, &metrics.registry) {

@@ -76,6 +76,8 @@ async fn a_host_that_reboots_while_no_controller_answers_has_the_network_that_it
     wait_until("the unit counts as started", || agent.log().contains(": ready"));
     let stand = status(&agent).await;
     assert!(!stand.joined && stand.snapshot.unwrap().followed);
+    let ask = format!("curl -s --unix-socket {} http://limpet/metrics", agent.socket.display());
+    assert!(on.sh(&ask).contains("limpet_recalled 1"));
     assert_eq!(stand.attachments, 0, "containers of an earlier boot are gone");
     let says = |words: &str| stand.problems.iter().any(|problem| problem.contains(words));
     let revision = stand.revision.unwrap();
@@ -228,6 +230,8 @@ async fn a_full_disk_costs_the_snapshot_and_nothing_else() {
     assert!(stand.problems[0].contains("No space left on device"), "{:?}", stand.problems);
     assert_eq!(fs::read(snapshot(&on)).unwrap(), before, "what was there is whole");
     assert_eq!(agent.log().matches("cannot write the snapshot").count(), 1, "once");
+    let ask = format!("curl -s --unix-socket {} http://limpet/metrics", agent.socket.display());
+    assert!(on.sh(&ask).contains("limpet_not_saved 1"), "and counted");
 
     fs::remove_file(full).unwrap();
     wait_until("it is written again", || fs::read(snapshot(&on)).unwrap() != before);
