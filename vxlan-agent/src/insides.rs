@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 use crate::agent::{Agent, sentence};
 use crate::drift::{Frequency, Kind};
 use crate::inside::{Found, Inside, MAIN};
+use crate::layout::container_gateway;
 use crate::records::Record;
 use crate::veths::{Interface, VethError, Veths};
 
@@ -127,7 +128,7 @@ fn may_harm(change: &Change) -> bool {
     match change.entry() {
         Some(Entry::Link(link)) => !change.gone && !link.up,
         Some(Entry::Address(_) | Entry::Route(_)) => change.gone || change.replaces,
-        Some(Entry::Neighbour(found)) => change.gone || found.as_permanent().is_none(),
+        Some(Entry::Neighbour(found)) => container_gateway(found.address) == found.address,
         Some(_) => false,
         None => true,
     }

@@ -212,5 +212,5 @@ async fn who_fights_the_agent_keeps_it_neither_busy_nor_silent() {
         wait_until("the route is back", there);
     }
     wait_until("it is said", || agent.log().contains("others change this again and again"));
-    assert_eq!(agent.log().matches("again and again").count(), 1);
+    assert_eq!(agent.log().matches("others change this again and again").count(), 1);
 }

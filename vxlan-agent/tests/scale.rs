@@ -57,3 +57,28 @@ async fn one_change_among_two_thousand_hosts_takes_a_moment() {
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     eprintln!("one change took {:?}", begun.elapsed());
 }
+
+/// How many other interfaces the host has, half of them down; `LIMPET_TEST_INTERFACES` makes it another number.
+fn interfaces() -> usize {
+    std::env::var("LIMPET_TEST_INTERFACES").map_or(2000, |number| number.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_with_thousands_of_interfaces_is_laid_out_and_kept() {
+    let on = Host::new();
+    let lines = (0..interfaces() / 2)
+        .map(|n| format!("link add many{n} type veth peer name peer{n}\nlink set many{n} up\n"));
+    std::fs::write(on.path("batch"), lines.collect::<Vec<_>>().concat()).unwrap();
+    on.sh(&format!("ip -batch {}", on.path("batch").display()));
+    let fake = Fake::start(&on.dir, small());
+    let begun = Instant::now();
+    let agent = Agent::start(&on, &fake.path, "--log info");
+    wait_until("the agent is ready", || agent.log().contains("limpet_agent::service: ready"));
+    eprintln!("ready after {:?}", begun.elapsed());
+    let there = || on.sh("ip route show table 7601 10.32.0.64/26").contains("nhid");
+    assert!(there());
+    let begun = Instant::now();
+    on.sh("ip route del 10.32.0.64/26 table 7601");
+    wait_until("the route is back", there);
+    eprintln!("a route was back after {:?}", begun.elapsed());
+}
