@@ -1,6 +1,6 @@
 # limpet's commands. `make help` lists them.
 .POSIX:
-.PHONY: help build demo demo-down test lint proof bench bench-cni bench-path bench-claims bench-restart bench-agent
+.PHONY: help build demo demo-down test lint proof bench bench-cni bench-path bench-networks bench-claims bench-restart bench-agent
 
 RELEASE = $${CARGO_TARGET_DIR:-$(CURDIR)/target}/release
 PROGRAMS = -p cni-plugin -p ipam-controller -p vxlan-agent -p limpetctl
@@ -32,7 +32,7 @@ proof: ## What shows that no address is given twice, at length, and the bugs tha
 	scripts/setup test
 	scripts/proof
 
-bench: bench-cni bench-path bench-claims bench-restart bench-agent ## All measurements
+bench: bench-cni bench-path bench-networks bench-claims bench-restart bench-agent ## All measurements
 
 bench-cni: ## ADD and DEL beside bridge + host-local (as root)
 	scripts/setup bench
@@ -43,6 +43,11 @@ bench-path: ## The data path beside the underlay and a VXLAN made by hand (as ro
 	scripts/setup bench
 	cargo build --locked --release $(PROGRAMS)
 	LIMPET_BIN_DIR=$(RELEASE) cargo run --locked --release -p limpet-benches --bin bench-path
+
+bench-networks: ## What a packet pays for 200 networks on its hosts (as root)
+	scripts/setup bench
+	cargo build --locked --release $(PROGRAMS)
+	LIMPET_BIN_DIR=$(RELEASE) cargo run --locked --release -p limpet-benches --bin bench-networks
 
 bench-claims: ## Durable claims per second beside what disk, store and etcd can do
 	scripts/setup bench

@@ -1,6 +1,6 @@
 //! Edge: what the benchmarks share: figures, the table that people read and the file that programs read.
 //!
-//! Each benchmark is one command (`make bench-cni`, `bench-path`, `bench-claims`, `bench-agent`) that compares its sides in one run on
+//! Each benchmark is one command (`make bench-cni`, `bench-path`, `bench-networks`, `bench-claims`, `bench-agent`) that compares its sides in one run on
 //! one machine, alternating between them, since machines are noisy and ratios are not. Figures of
 //! one run are comparable with each other and with nothing else. `make bench-restart` counts, and wants nothing.
 

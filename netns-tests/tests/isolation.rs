@@ -1,5 +1,7 @@
 //! Edge: networks of the shared address space are closed to each other, by each host for itself.
 
+#![expect(clippy::unwrap_used, reason = "also what helps a test stops at the first surprise")]
+
 use std::net::IpAddr;
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! Edge: networks with an address space of their own: what marks their packets, and what becomes of them without.
 
+#![expect(clippy::unwrap_used, reason = "also what helps a test stops at the first surprise")]
+
 use std::net::IpAddr;
 use std::thread;
 use std::time::Duration;
