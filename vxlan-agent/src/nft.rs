@@ -250,10 +250,13 @@ oifgroup 4097-8191 drop
             "}
 chain tunnel_forward {
 iifgroup . oifgroup @within accept
-oifname != @external drop
-}
 ",
         )?;
+        if self.translated {
+            // Answers of containers elsewhere to whoever asked this host for them, by a port of it say.
+            writeln!(f, "ct direction reply ct status dnat accept")?;
+        }
+        f.write_str("oifname != @external drop\n}\n")?;
         if self.networks.asks_for_answers() {
             writeln!(f, "chain answers {{\nct state established,related accept\ndrop\n}}")?;
         }
