@@ -106,6 +106,33 @@ fn after_a_reboot_the_runtime_starts_once_the_host_has_joined_and_names_have_the
 }
 
 #[test]
+fn a_host_that_reboots_without_its_controller_is_ready_by_what_it_was_told_before() {
+    let site = Site::new();
+    let runtime = Unit::own(&site.host, "containerd", RUNTIME);
+    let mut site = site.boot();
+    let known = "ip route show table 7601";
+    wait_until(Duration::from_secs(10), "what it was told is on disk", || {
+        site.host.try_sh("test -s /var/lib/limpet-agent/snapshot").is_ok()
+            && site.host.sh(known).contains("unreachable")
+    });
+    site.dc.controller.kill();
+    site.reboot();
+    let seen = seen_by(&runtime, &site.host);
+    assert!(seen.contains("limpet1") && seen.contains("table inet limpet"), "{seen}");
+    assert!(site.host.sh(known).contains("unreachable"));
+    let journal = site.unit.journal();
+    assert!(
+        !journal.contains("ready, with the kernel as it was"),
+        "it did not wait in vain: {journal}"
+    );
+    assert!(site.unit.property("StatusText").contains("no new containers: "));
+    site.dc.controller.resume();
+    wait_until(Duration::from_secs(30), "it has joined", || {
+        site.unit.property("StatusText").starts_with("joined, ")
+    });
+}
+
+#[test]
 fn a_host_that_never_heard_of_its_controller_boots_all_the_same_and_says_why() {
     let fabric = Fabric::new("underlay");
     let host = Host::with_systemd("node-s");
