@@ -70,7 +70,7 @@ struct Create {
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
     /// Give it an address space of its own: its pools may have the addresses of other networks' pools. Its
-    /// hosts are those that name it: limpetctl host set <name> --networks
+    /// hosts are those that name it: limpetctl host set NAME --networks
     #[arg(long)]
     own_space: bool,
 }

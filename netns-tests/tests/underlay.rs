@@ -29,6 +29,10 @@ fn flow(from: &Pod, to: &Pod) -> Flow {
 }
 
 /// Says how long packets were lost: a figure for the manual, which no test can be held to.
+#[expect(
+    clippy::print_stderr,
+    reason = "a figure beside the test, for who asks for it with --nocapture"
+)]
 fn say_gap(what: &str, tally: &Tally) {
     eprintln!("{what}: {} of {} packets lost, 10 ms apart", tally.lost(), tally.sent);
 }

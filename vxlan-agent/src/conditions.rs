@@ -3,7 +3,7 @@
 //!
 //! | module | |
 //! |---|---|
-//! | [`survey`], [`files`], [`programs`] | read what there is (edges) |
+//! | [`mod@survey`], [`files`], [`programs`] | read what there is (edges) |
 //! | [`surroundings`], [`memory`] | what was read, and what happened lately |
 //! | [`packet`], [`iptables`], [`nftables`], [`filters`] | what becomes of limpet's packets in others' rules |
 //! | [`tunnels`], [`managers`], [`machine`] | the other judgements |
