@@ -87,7 +87,7 @@ pub mod route {
     pub const SOCKET_PLAN: &str = "/v1/plan";
     /// The agent's socket. GET: how the host is, `CheckUp`.
     pub const SOCKET_CHECK: &str = "/v1/check-up";
-    /// Controller and the agent's socket. GET: what is counted, as text for Prometheus.
+    /// The agent's socket, and where it is told to listen. GET: what is counted, as text for Prometheus.
     pub const METRICS: &str = "/metrics";
 }
 
