@@ -35,6 +35,7 @@ pub(crate) fn create(state: &State, name: &HostName, spec: &HostSpec) -> Decisio
         }
         spaces::memberships(state, None, &host)?;
         may_be(state, &host)?;
+        spaces::can_be_in(state, &host)?;
         draft.change_config(state);
         draft.put(&Subject::Host(name.clone()), &host);
         Ok(Entry { record: host, revision: Revision::OWN })
@@ -87,6 +88,9 @@ pub(crate) fn change(
             has_none_more(state, draft, name);
         }
         may_be(state, &host)?;
+        if host.networks != before.networks || host.roles != before.roles {
+            spaces::can_be_in(state, &host)?;
+        }
         draft.change_config(state);
         draft.put(&Subject::Host(name.clone()), &host);
         Ok(Entry { record: host, revision: Revision::OWN })
@@ -209,7 +213,7 @@ pub(super) fn may_be(state: &State, host: &Host) -> Result<(), ApiError> {
         );
         return refuse(ErrorCode::Invalid, text);
     }
-    spaces::can_be_in(state, host)
+    spaces::has_no_pools(state, host)
 }
 
 #[cfg(test)]

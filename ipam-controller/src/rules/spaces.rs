@@ -1,8 +1,9 @@
 //! Pure: address spaces: which pools may have addresses in common, and which hosts may be members of both.
 //!
-//! Networks share one space unless they were created with one of their own. A host tells the containers of two
-//! spaces apart by their interfaces. It has nothing to tell its own packets apart by, nor those that come from
-//! behind a gateway: so the machines that joined for these, members and gateways, are in one space by any address.
+//! Networks share one space unless they were created with one of their own. A host tells the containers of two such
+//! spaces apart by marks. Packets of the shared space have none, so no host is in it and in another by one address. Nor
+//! has a host marks for its own packets and those that come from behind a gateway: so the machines that joined for
+//! these, members and gateways, are in one space by any address.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -54,12 +55,17 @@ pub(super) fn can_have(state: &State, network: &Network, pool: &Pool) -> Result<
     }
     for (other, theirs) in others(state, *range, name) {
         let mut hosts = state.hosts().map(|host| &host.record);
-        let both = |host: &&Host| host.is_member_of(network) && host.is_member_of(theirs);
-        if let Some(host) = hosts.find(|host| !is_only_node(host) && both(host)) {
-            return Err(ambiguous(host, pool, other));
+        if let Some(host) = hosts.find(|host| !can_be_in_both(host, network, theirs)) {
+            return Err(ambiguous(host, (pool, network), (other, theirs)));
         }
     }
     holds_no_host(state, network, *range, name)
+}
+
+/// Whether a host is not a member of both of two networks that have addresses in common, or can tell them apart.
+fn can_be_in_both(host: &Host, one: &Network, other: &Network) -> bool {
+    let is_member_of_both = host.is_member_of(one) && host.is_member_of(other);
+    !is_member_of_both || (one.own_space && other.own_space && is_only_node(host))
 }
 
 /// Whether a host is there for its containers alone.
@@ -67,16 +73,26 @@ fn is_only_node(host: &Host) -> bool {
     host.roles.iter().all(|role| *role == Role::Node)
 }
 
-fn ambiguous(host: &Host, one: &Pool, other: &Pool) -> ApiError {
+fn ambiguous(host: &Host, one: (&Pool, &Network), other: (&Pool, &Network)) -> ApiError {
     let name = &host.name;
-    let said = |pool: &Pool| format!("{} of network {}", pool.range, pool.network);
+    let said = |(pool, _): (&Pool, &Network)| format!("{} of network {}", pool.range, pool.network);
+    let shared = [one, other].into_iter().find(|(_, network)| !network.own_space);
+    let why = if let Some((_, Network { name, .. })) = shared {
+        format!(
+            "no host can be, because network {name} has {}, whose packets carry no mark",
+            words(false)
+        )
+    } else {
+        "only a host that has no role but node can be, because its own packets to such an address \
+         could mean either"
+            .to_owned()
+    };
     let text = format!(
-        "{} and {} have addresses in common, and host {name} would be a member of both: only a host \
-         that has no role but node can be, because its own packets to such an address could mean either",
+        "{} and {} have addresses in common, and host {name} would be a member of both: {why}",
         said(one),
         said(other)
     );
-    let pools = [&one.name, &other.name];
+    let pools = [&one.0.name, &other.0.name];
     ApiError::new(ErrorCode::SpacesOverlap, text)
         .with_details(json!({ "host": name, "pools": pools }))
 }
@@ -134,34 +150,46 @@ fn conflict(range: Range, host: &Host) -> Option<String> {
         .or_else(|| host.external.iter().find(behind).map(|p| format!("external prefix {p}")))
 }
 
-/// Checks what a host has and what it is a member of against all pools.
+/// Checks what a host has against all pools.
 ///
 /// # Errors
 ///
-/// `host-address-conflict` or `spaces-overlap`, which name what is in the way.
-pub(super) fn can_be_in(state: &State, host: &Host) -> Result<(), ApiError> {
+/// `host-address-conflict`, which names what is in the way.
+pub(super) fn has_no_pools(state: &State, host: &Host) -> Result<(), ApiError> {
     let name = &host.name;
-    let pools = || state.pools().map(|pool| &pool.record);
-    let concerned = || pools().filter(|pool| excludes(state, pool, host));
-    if let Some((pool, found)) =
-        concerned().find_map(|pool| Some((pool, conflict(pool.range, host)?)))
-    {
-        let (pool, range) = (&pool.name, pool.range);
-        let text = format!("{found} of host {name} is inside {range} of pool {pool}");
-        return Err(ApiError::new(ErrorCode::HostAddressConflict, text)
-            .with_details(json!({ "host": name, "pool": pool, "found": found })));
-    }
-    if is_only_node(host) || host.networks.is_none() {
+    let mut concerned =
+        state.pools().map(|pool| &pool.record).filter(|pool| excludes(state, pool, host));
+    let found = concerned.find_map(|pool| Some((pool, conflict(pool.range, host)?)));
+    let Some((pool, found)) = found else { return Ok(()) };
+    let (pool, range) = (&pool.name, pool.range);
+    let text = format!("{found} of host {name} is inside {range} of pool {pool}");
+    Err(ApiError::new(ErrorCode::HostAddressConflict, text)
+        .with_details(json!({ "host": name, "pool": pool, "found": found })))
+}
+
+/// Checks what a host is a member of against all pools.
+///
+/// That is for operators to decide: a host that only has another address is not asked for it.
+///
+/// # Errors
+///
+/// `spaces-overlap`, which names the two networks.
+pub(super) fn can_be_in(state: &State, host: &Host) -> Result<(), ApiError> {
+    // A member of all is a member of those that share one space.
+    if host.networks.is_none() {
         return Ok(());
     }
-    let networks = || pools().filter_map(|p| Some((p, &state.network(&p.network)?.record)));
-    let mut own = networks().filter(|(_, network)| host.is_member_of(network));
+    let pools = state.pools().map(|pool| &pool.record);
+    let all = pools.filter_map(|pool| Some((pool, &state.network(&pool.network)?.record)));
+    let mut own = all.filter(|(_, network)| host.is_member_of(network));
     let two = own.find_map(|(pool, network)| {
         let mut others = others(state, pool.range, &pool.name);
-        let other = others.find(|(_, other)| !is_one(network, other) && host.is_member_of(other));
-        other.map(|(other, _)| (pool, other))
+        let other = others.find(|(_, other)| {
+            !is_one(network, other) && !can_be_in_both(host, network, other)
+        });
+        other.map(|other| ((pool, network), other))
     });
-    two.map_or(Ok(()), |(pool, other)| Err(ambiguous(host, pool, other)))
+    two.map_or(Ok(()), |(one, other)| Err(ambiguous(host, one, other)))
 }
 
 /// Checks the prefixes on a host's links against the pools of what it is a member of: a pool there would have two

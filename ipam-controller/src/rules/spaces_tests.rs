@@ -74,29 +74,66 @@ fn networks_with_a_space_of_their_own_may_have_the_ranges_of_others() {
 }
 
 #[test]
-fn a_host_for_containers_alone_may_be_in_spaces_that_overlap_and_no_other_may() {
+fn a_host_for_containers_alone_may_be_in_own_spaces_that_overlap_and_no_other_may() {
     let mut sample = sample();
-    for network in ["blue", "red"] {
+    for network in ["red", "pink"] {
         pool(&mut sample, network, network, "10.0.0.0/24").unwrap();
     }
-    pool(&mut sample, "apart", "pink", "10.1.0.0/24").unwrap();
+    pool(&mut sample, "apart", "blue", "10.1.0.0/24").unwrap();
     set(&mut sample, "a", &["blue", "red", "pink"]).unwrap();
     assert_eq!(
         code(roles(&mut sample, "a", &[Role::Node, Role::Member])),
         ErrorCode::SpacesOverlap
     );
     roles(&mut sample, "b", &[Role::Member]).unwrap();
-    let error = set(&mut sample, "b", &["blue", "red"]).unwrap_err();
+    let error = set(&mut sample, "b", &["pink", "red"]).unwrap_err();
     assert_eq!(
         error.message,
-        "10.0.0.0/24 of network blue and 10.0.0.0/24 of network red have addresses in common, and \
+        "10.0.0.0/24 of network pink and 10.0.0.0/24 of network red have addresses in common, and \
          host b would be a member of both: only a host that has no role but node can be, because \
          its own packets to such an address could mean either"
     );
     set(&mut sample, "b", &["blue", "pink"]).unwrap();
-    let wider = resize(&mut sample, "apart", "10.0.0.0/15");
-    assert_eq!(code(wider), ErrorCode::SpacesOverlap);
-    assert_eq!(code(pool(&mut sample, "x", "pink", "10.0.0.0/26")), ErrorCode::SpacesOverlap);
+    assert_eq!(code(resize(&mut sample, "pink", "10.0.0.0/15")), ErrorCode::SpacesOverlap);
+}
+
+#[test]
+fn no_host_is_in_the_shared_space_and_in_another_by_one_address() {
+    let mut sample = sample();
+    for network in ["blue", "red"] {
+        pool(&mut sample, network, network, "10.0.0.0/24").unwrap();
+    }
+    let error = set(&mut sample, "a", &["blue", "red"]).unwrap_err();
+    assert_eq!(
+        error.message,
+        "10.0.0.0/24 of network blue and 10.0.0.0/24 of network red have addresses in common, and \
+         host a would be a member of both: no host can be, because network blue has the shared \
+         address space, whose packets carry no mark"
+    );
+    set(&mut sample, "a", &["green", "red"]).unwrap();
+    assert_eq!(code(pool(&mut sample, "x", "green", "10.0.0.0/16")), ErrorCode::PoolOverlaps);
+    pool(&mut sample, "apart", "green", "10.1.0.0/24").unwrap();
+    for (wider, range) in [("apart", "10.1.0.0/16"), ("red", "10.0.0.0/15")] {
+        let resized = resize(&mut sample, wider, range);
+        let expected = (wider == "red").then_some(ErrorCode::SpacesOverlap);
+        assert_eq!(resized.err().map(|error| error.code), expected, "{wider}");
+    }
+    assert_eq!(code(pool(&mut sample, "x", "red", "10.1.7.0/24")), ErrorCode::SpacesOverlap);
+    set(&mut sample, "b", &["blue"]).unwrap();
+    pool(&mut sample, "x", "pink", "10.0.0.0/24").unwrap();
+}
+
+#[test]
+fn a_host_that_is_where_it_cannot_be_any_more_may_still_be_labelled() {
+    let mut sample = sample();
+    for network in ["blue", "red"] {
+        pool(&mut sample, network, network, "10.0.0.0/24").unwrap();
+    }
+    let both = [name("blue"), name("red")];
+    sample.change_host("a", |host| host.networks = Some(both.into()));
+    let labels = Some([(name("rack"), "7".to_owned())].into());
+    change(&mut sample, "a", &HostChange { labels, ..HostChange::default() }).unwrap();
+    set(&mut sample, "a", &["red"]).unwrap();
 }
 
 #[test]
@@ -279,7 +316,8 @@ proptest! {
                     prop_assert!(a.name != b.name && (a.own_space || b.own_space));
                     for host in state.hosts().map(|host| &host.record) {
                         let both = host.is_member_of(a) && host.is_member_of(b);
-                        prop_assert!(!both || !host.is(Role::Member), "{}", host.name);
+                        let apart = a.own_space && b.own_space && !host.is(Role::Member);
+                        prop_assert!(!both || apart, "{}", host.name);
                     }
                 }
             }
