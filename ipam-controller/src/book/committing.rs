@@ -64,7 +64,8 @@ impl Keeper {
                 self.settle(round.members, news);
             }
             let mut next = Round::on(&self.state);
-            if ahead && Instant::now() < turn {
+            // Who was put aside waits for the task to go round, and there is room for one.
+            if ahead && self.aside.is_none() && Instant::now() < turn {
                 let later = std::mem::take(&mut round.later);
                 self.look_ahead(&mut next, later, (&mut commit, &mut done)).await;
             }

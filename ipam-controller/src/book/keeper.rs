@@ -113,7 +113,7 @@ impl Keeper {
                 }
                 heard = self.ear.next(after), if follows => self.hear(heard),
                 _ = clock.tick() => self.advance_clock().await,
-                job = self.jobs.recv() => match job {
+                job = next(&mut self.aside, &mut self.jobs) => match job {
                     Some(job) => self.serve(job).await,
                     None => break,
                 },
@@ -124,17 +124,13 @@ impl Keeper {
     }
 
     async fn serve(&mut self, first: Job) {
-        let mut first = Some(first);
-        while let Some(job) = first {
-            let mut batch = Vec::new();
-            let mut next = Some(job);
-            while let Some(job) = next {
-                self.attend(job, &mut batch).await;
-                next = if batch.len() < BATCH { self.jobs.try_recv().ok() } else { None };
-            }
-            self.carry_out(batch).await;
-            first = self.aside.take();
+        let mut batch = Vec::new();
+        let mut next = Some(first);
+        while let Some(job) = next {
+            self.attend(job, &mut batch).await;
+            next = if batch.len() < BATCH { self.jobs.try_recv().ok() } else { None };
         }
+        self.carry_out(batch).await;
     }
 
     async fn attend(&mut self, job: Job, batch: &mut Vec<Box<dyn Pending>>) {
@@ -267,6 +263,14 @@ impl Keeper {
             self.ticked = began + Duration::from_secs(elapsed);
             self.tellers.period.send_replace(now);
         }
+    }
+}
+
+/// Returns what was put aside, or else what comes next. Dropping the future loses nothing.
+async fn next(aside: &mut Option<Job>, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
+    match aside.take() {
+        Some(job) => Some(job),
+        None => jobs.recv().await,
     }
 }
 

@@ -253,6 +253,45 @@ async fn what_was_decided_on_top_of_a_batch_that_failed_is_decided_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_asks_to_watch_while_batch_follows_batch_is_answered() {
+    let fixture = Fixture::new().await;
+    let (pause, between) = (Duration::from_millis(10), Duration::from_millis(2));
+    for _ in 0..2 {
+        fixture.faults.plan(Fault::Slow(pause));
+    }
+    let claiming = |uid| tokio::spawn(claim_on(fixture.book.clone(), "a".to_owned(), uid));
+    let watching = |host: &str| {
+        let (book, host) = (fixture.book.clone(), name(host));
+        let watcher = Watcher { host, knows: Knows::Nothing, hangup: CancellationToken::new() };
+        tokio::spawn(async move { book.watch(watcher).await.map(drop) })
+    };
+    let first = claiming(1);
+    time::sleep(between).await;
+    let second = claiming(2);
+    time::sleep(between).await;
+    let earlier = watching("a");
+    // Now the second batch is written.
+    time::sleep(pause).await;
+    assert!(first.is_finished() && !second.is_finished());
+    let later = watching("b");
+    earlier.await.unwrap().unwrap();
+    later.await.unwrap().unwrap();
+    second.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_while_fleet_time_is_written_is_answered_after_it() {
+    let fixture = Fixture::new().await;
+    let period = fixture.book.periods();
+    time::sleep(Duration::from_millis(9900)).await;
+    fixture.faults.plan(Fault::Slow(Duration::from_secs(5)));
+    time::sleep(Duration::from_secs(1)).await;
+    assert!(!period.has_changed().unwrap());
+    time::timeout(Duration::from_secs(6), fixture.book.turns()).await.unwrap().unwrap();
+    assert!(period.has_changed().unwrap(), "it came while fleet time was written");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_done_untold_is_told_to_watchers_all_the_same() {
     let fixture = Fixture::new().await;
     let mut queue = listening(&fixture.book, "a").await;

@@ -184,9 +184,8 @@ pub(super) fn can_be_in(state: &State, host: &Host) -> Result<(), ApiError> {
     let mut own = all.filter(|(_, network)| host.is_member_of(network));
     let two = own.find_map(|(pool, network)| {
         let mut others = others(state, pool.range, &pool.name);
-        let other = others.find(|(_, other)| {
-            !is_one(network, other) && !can_be_in_both(host, network, other)
-        });
+        let other = others
+            .find(|(_, other)| !is_one(network, other) && !can_be_in_both(host, network, other));
         other.map(|other| ((pool, network), other))
     });
     two.map_or(Ok(()), |(one, other)| Err(ambiguous(host, one, other)))
