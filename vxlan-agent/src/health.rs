@@ -12,6 +12,11 @@ use crate::run::examine;
 /// How many of the last drifts are told.
 const DRIFTS: usize = 20;
 
+/// How many of the problems are told, and how many characters of each and of a drift: a report passes through the controller's
+/// store, and what is wrong a thousand times is wrong for one reason.
+const PROBLEMS: usize = 100;
+const LONGEST: usize = 1000;
+
 /// How the host is now.
 pub(crate) async fn health(agent: &Agent) -> Health {
     let survey = fresh(agent).await;
@@ -37,12 +42,13 @@ fn of(agent: &Agent, survey: Survey) -> Health {
         underlay_mtu: reach.map(|reach| reach.mtu),
         ports,
         conditions: survey.conditions,
-        problems: absent
-            .into_iter()
-            .chain(state.not_asserted.clone())
-            .chain(pass.failures)
-            .chain(pass.problems)
-            .collect(),
+        problems: most(
+            absent
+                .into_iter()
+                .chain(state.not_asserted.clone())
+                .chain(pass.failures)
+                .chain(pass.problems),
+        ),
         severed: u64::try_from(state.severed.len()).unwrap_or(u64::MAX),
         drift: counts
             .map(|(kind, count)| DriftCount { kind: kind.name().to_owned(), count })
@@ -53,12 +59,30 @@ fn of(agent: &Agent, survey: Survey) -> Health {
             .take(DRIFTS)
             .map(|drift| Drifted {
                 kind: drift.kind.name().to_owned(),
-                what: drift.what.clone(),
+                what: cut(drift.what.clone()),
                 times: drift.times,
                 ago: span(since(now.at, drift.last)),
             })
             .collect(),
     }
+}
+
+/// The first of many sentences, and how many more there are.
+fn most(mut sentences: impl Iterator<Item = String>) -> Vec<String> {
+    let mut told: Vec<String> = sentences.by_ref().take(PROBLEMS).map(cut).collect();
+    let more = sentences.count();
+    if more > 0 {
+        told.push(format!("{more} more: `limpet-agent status` on the host lists them"));
+    }
+    told
+}
+
+/// A text no longer than is told.
+fn cut(text: String) -> String {
+    if text.len() <= LONGEST {
+        return text;
+    }
+    text.chars().take(LONGEST).chain(" ...".chars()).collect()
 }
 
 fn since(now: SystemTime, then: SystemTime) -> Duration {
@@ -102,5 +126,19 @@ mod tests {
         let last: Vec<_> = health.drifted.iter().map(|d| (d.what.as_str(), d.times)).collect();
         assert_eq!(last, [("a", 2), ("b", 1)]);
         assert_eq!((health.kernel.as_str(), health.underlay), ("6.18.4", None));
+    }
+
+    #[test]
+    fn what_is_wrong_ten_thousand_times_still_fits_into_a_report() {
+        let agent = fixture::agent();
+        let failures: Vec<String> =
+            (0..10_000).map(|n| format!("route {n}: {}", "ä".repeat(2000))).collect();
+        let _ = agent.state().drifts.note(Kind::Nftables, failures.concat(), agent.now());
+        agent.passes.send_modify(|pass| pass.failures = failures);
+        let health = of(&agent, Survey::default());
+        assert_eq!(health.problems.len(), PROBLEMS + 1);
+        let last = health.problems.last().unwrap();
+        assert_eq!(last, "9901 more: `limpet-agent status` on the host lists them");
+        assert!(serde_json::to_vec(&health).unwrap().len() < 1 << 18);
     }
 }
