@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
 use limpet_api::check::REPORT_SECONDS;
 use limpet_api::config::Role;
 use limpet_api::host::ReportWanted;
@@ -36,20 +36,33 @@ pub(super) async fn ask(
         let text = format!("the system gives no random bits: {error}");
         ApiError::new(ErrorCode::Internal, text)
     })?;
+    let answers = answers(app, &hosts, ReportWanted { id, repair }).await;
+    // Also where the store failed meanwhile: a question that is left makes its host report once more.
+    withdraw(app, &hosts, id).await;
+    let answers = answers?;
+    let silent = hosts.into_iter().filter(|host| !answers.contains_key(host)).collect();
+    Ok((answers, silent))
+}
+
+async fn answers(
+    app: &App,
+    hosts: &[HostName],
+    wanted: ReportWanted,
+) -> Result<BTreeMap<HostName, reports::Answer>, ApiError> {
+    let id = wanted.id;
     let asked = hosts.iter().cloned().map(|host| {
-        let wanted = ReportWanted { id, repair };
+        let wanted = wanted.clone();
         app.book.decide(move |state| reports::ask(state, &host, &wanted))
     });
-    try_join_all(asked).await?;
+    // All are asked before it is said that one could not be: what is asked can be withdrawn.
+    join_all(asked).await.into_iter().collect::<Result<Vec<_>, _>>()?;
     let deadline = Instant::now() + PATIENCE;
     let mut answers = BTreeMap::new();
     while answers.len() < hosts.len() && Instant::now() < deadline {
         sleep(LOOK).await;
         answers = app.book.read(move |state| reports::answers(state, id)).await?;
     }
-    withdraw(app, &hosts, id).await;
-    let silent = hosts.into_iter().filter(|host| !answers.contains_key(host)).collect();
-    Ok((answers, silent))
+    Ok(answers)
 }
 
 async fn withdraw(app: &App, hosts: &[HostName], id: Token) {
