@@ -10,9 +10,12 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{Request, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use limpet_api::client::ClientError;
 use limpet_api::condition::ConditionCode;
 use prometheus_client::encoding::text::encode;
@@ -22,9 +25,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
-use tokio::net::TcpListener;
-use tokio::time::sleep;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 use tracing::{info, warn};
 
 use crate::agent::Agent;
@@ -36,6 +41,12 @@ const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-
 
 /// The pause before an address that is taken is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// How many are answered at once: anybody may come, and the agent needs its file descriptors and its memory for the host.
+const MOST: usize = 16;
+
+/// How long a connection may last.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// How a request to a controller went.
 const OUTCOMES: [&str; 3] = ["answered", "refused", "failed"];
@@ -238,12 +249,36 @@ pub(crate) async fn serve(agent: Arc<Agent>, address: SocketAddr, stop: Cancella
     let Some(listener) = stop.run_until_cancelled(listen(address)).await else { return };
     let scrape = |State(agent): State<Arc<Agent>>| async move { answer(&agent) };
     let router = Router::new().route("/metrics", get(scrape)).with_state(agent);
-    let stopped = stop.clone().cancelled_owned();
     // A connection that is kept open must not keep the agent.
-    let serving = async { axum::serve(listener, router).with_graceful_shutdown(stopped).await };
-    if let Some(Err(error)) = stop.run_until_cancelled(serving).await {
-        warn!(%error, "metrics are served no more");
+    let _ = stop.run_until_cancelled(accept(listener, router)).await;
+}
+
+/// Answers whoever comes, [`MOST`] at once, for ever.
+async fn accept(listener: TcpListener, router: Router) {
+    let mut open = JoinSet::new();
+    loop {
+        while open.try_join_next().is_some() {}
+        if open.len() >= MOST {
+            open.join_next().await;
+            continue;
+        }
+        match listener.accept().await {
+            Ok((stream, _)) => drop(open.spawn(converse(stream, router.clone()))),
+            Err(error) => {
+                warn!(%error, "cannot accept a connection for metrics");
+                sleep(RETRY).await;
+            }
+        }
     }
+}
+
+/// One connection: one request and its answer, within [`LIMIT`].
+async fn converse(stream: TcpStream, router: Router) {
+    let service = service_fn(move |request: Request<Incoming>| router.clone().oneshot(request));
+    let mut http = hyper::server::conn::http1::Builder::new();
+    let serving = http.keep_alive(false).serve_connection(TokioIo::new(stream), service);
+    // Whoever went away, or said nothing that can be answered, is not missed.
+    let _ = timeout(LIMIT, serving).await;
 }
 
 async fn listen(address: SocketAddr) -> TcpListener {
@@ -277,6 +312,8 @@ fn number(number: impl TryInto<i64>) -> i64 {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
     use crate::fixture;
@@ -364,5 +401,29 @@ mod tests {
         assert!(said.contains("limpet_"), "{said}");
         stop.cancel();
         serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn strangers_who_say_nothing_are_few_and_go_so_that_others_are_answered() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/metrics", get(|| async { "limpet_up 1" }));
+        let mut silent = Vec::new();
+        for _ in 0..MOST {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut asks = TcpStream::connect(address).await.unwrap();
+        asks.write_all(b"GET /metrics HTTP/1.1\r\nhost: limpet\r\n\r\n").await.unwrap();
+        tokio::time::pause();
+        let begun = tokio::time::Instant::now();
+        let accepting = tokio::spawn(accept(listener, router));
+        let mut answer = String::new();
+        timeout(LIMIT * 6, asks.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.ends_with("limpet_up 1"), "{answer}");
+        assert!(begun.elapsed() >= LIMIT, "the others were there first");
+        for mut stream in silent {
+            assert_eq!(timeout(LIMIT, stream.read(&mut [0])).await.unwrap().unwrap(), 0);
+        }
+        accepting.abort();
     }
 }
