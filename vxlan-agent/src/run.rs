@@ -75,7 +75,6 @@ async fn passes(agent: &Agent, dead: &Notify, stop: &CancellationToken) -> Resul
     let mut rested = Instant::now();
     loop {
         let (at, wake) = due.unwrap_or_else(|| (Instant::now() + RESYNC, Wake::Kernel));
-        let soon = || rested.max(Instant::now() + GATHER);
         // All may be dropped: none has taken anything until its arm runs.
         let wake = tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -87,14 +86,14 @@ async fn passes(agent: &Agent, dead: &Notify, stop: &CancellationToken) -> Resul
                 continue;
             }
             () = agent.look_soon.notified() => {
-                due = Some((due.map_or_else(soon, |(at, _)| at), Wake::View));
+                due = Some((due.map_or_else(|| soon(rested), |(at, _)| at), Wake::View));
                 continue;
             }
             event = monitor.next() => {
                 let event = event?;
                 note_overruns(agent, std::slice::from_ref(&event));
                 if keeper.hear(&event) {
-                    due.get_or_insert_with(|| (soon(), Wake::Kernel));
+                    due.get_or_insert_with(|| (soon(rested), Wake::Kernel));
                 }
                 continue;
             }
@@ -102,12 +101,12 @@ async fn passes(agent: &Agent, dead: &Notify, stop: &CancellationToken) -> Resul
                 changed?;
                 agent.survey.notify_one();
                 keeper.doubt();
-                due.get_or_insert_with(|| (soon(), Wake::Kernel));
+                due.get_or_insert_with(|| (soon(rested), Wake::Kernel));
                 continue;
             }
             _ = glance.tick() => {
                 if keeper.glance().await? {
-                    due.get_or_insert_with(|| (soon(), Wake::Kernel));
+                    due.get_or_insert_with(|| (soon(rested), Wake::Kernel));
                 }
                 continue;
             }
@@ -117,12 +116,16 @@ async fn passes(agent: &Agent, dead: &Notify, stop: &CancellationToken) -> Resul
         let begun = Instant::now();
         let told = monitor.told()?;
         note_overruns(agent, &told);
-        match keeper.pass(agent, &told, wake).await {
+        let done = keeper.pass(agent, &told, wake).await;
+        agent.metrics.passed(begun.elapsed());
+        rested = Instant::now() + begun.elapsed() * SHARE;
+        match done {
             Ok(done) => {
                 if done.again {
                     due = Some((Instant::now() + RETRY, Wake::Kernel));
                 } else if done.verify {
-                    due = Some((Instant::now() + GATHER, Wake::Kernel));
+                    // Somebody may undo it at once, again and again.
+                    due = Some((soon(rested), Wake::Kernel));
                 }
                 if done.dead {
                     dead.notify_one();
@@ -133,9 +136,12 @@ async fn passes(agent: &Agent, dead: &Notify, stop: &CancellationToken) -> Resul
                 due = Some((Instant::now() + RETRY, Wake::Kernel));
             }
         }
-        agent.metrics.passed(begun.elapsed());
-        rested = Instant::now() + begun.elapsed() * SHARE;
     }
+}
+
+/// When what was told leads to a pass: it is gathered, and there is a pause after the last one.
+fn soon(rested: Instant) -> Instant {
+    rested.max(Instant::now() + GATHER)
 }
 
 /// Counts the times that changes were lost.
