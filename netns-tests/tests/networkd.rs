@@ -89,9 +89,9 @@ fn the_files_name_limpets_devices_and_no_others() {
         let line = text.lines().find_map(|line| line.strip_prefix(key).map(str::to_owned));
         line.unwrap_or_else(|| panic!("{file} has no {key}"))
     };
-    let devices = "limpet[0-9]* lc???????????";
+    let devices = "limpet[0-9]* lc??????????? lb???????????";
     assert_eq!(names("network/10-limpet.network", "Name="), devices);
     assert_eq!(names("network/10-limpet.link", "OriginalName="), devices);
     let manager = names("NetworkManager/limpet.conf", "unmanaged-devices=");
-    assert_eq!(manager, "interface-name:limpet*;interface-name:lc*");
+    assert_eq!(manager, "interface-name:limpet*;interface-name:lc*;interface-name:lb???????????");
 }

@@ -79,8 +79,8 @@ fn networkd_device(device: &str) -> Condition {
         about: Some(device.to_owned()),
         what: format!("systemd-networkd configures the device {device}"),
         breaks: "it may change the device's MAC address, addresses, MTU and state".to_owned(),
-        remedy: "let no .network file match it: put `[Match] Name=limpet* lc*` and `[Link] Unmanaged=yes` into \
-                 /etc/systemd/network/05-limpet.network"
+        remedy: "let no .network file match it: put `[Match] Name=limpet[0-9]* lc??????????? lb???????????` and \
+                 `[Link] Unmanaged=yes` into /etc/systemd/network/05-limpet.network"
             .to_owned(),
         mending: Mending::ByHand,
     }
