@@ -233,6 +233,10 @@ impl Agent {
             if let Some(why) = &record.severed {
                 state.severed.insert(uid, why.clone());
             }
+            if record.inside.is_none() {
+                // Its runtime may not be done with it: the agent before this one was told of it, and no more.
+                state.attached.insert(uid, Instant::now());
+            }
             if state.view.unconfirmed().is_some_and(|(store, _)| store == record.store) {
                 // It may be newer than what else is known.
                 let _ = state.view.answered(&record.attachment, record.revision);

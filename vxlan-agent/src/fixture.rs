@@ -1,6 +1,7 @@
 //! Edge: small values for tests, and a directory.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::PathBuf;
 
 use clap::Parser as _;
@@ -22,7 +23,18 @@ pub(crate) fn agent() -> Agent {
 
 /// The agent of `node-a`, of another controller.
 pub(crate) fn agent_of(controller: &str) -> Agent {
-    let cli = Cli::try_parse_from(["limpet-agent", "--controller", controller]);
+    agent_with(&["--controller", controller])
+}
+
+/// The agent of `node-a`, whose files are in a directory.
+pub(crate) fn agent_in(directory: &Directory) -> Agent {
+    let (state, boot) = (directory.path(""), directory.path("boot-id"));
+    let paths = ["--state-dir", state.to_str().unwrap(), "--boot-id-file", boot.to_str().unwrap()];
+    agent_with(&paths)
+}
+
+fn agent_with(flags: &[&str]) -> Agent {
+    let cli = Cli::try_parse_from(["limpet-agent"].iter().chain(flags));
     let (install, boot) = (Token::from_bits(9), Token::from_bits(1));
     let identity = Identity { host: "node-a".parse().unwrap(), install, boot };
     Agent::new(cli.unwrap().config, identity)
@@ -48,7 +60,9 @@ pub(crate) struct Directory(PathBuf);
 
 impl Directory {
     pub(crate) fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("agent-{}-{name}", std::process::id()));
+        // Test programs have process numbers of their own, so that another's may be the same; this directory they share.
+        let unique = std::hash::RandomState::new().build_hasher().finish();
+        let path = std::env::temp_dir().join(format!("agent-{unique:x}-{name}"));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }

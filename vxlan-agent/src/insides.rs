@@ -235,3 +235,23 @@ impl Agent {
         self.rewrite(&record);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn who_was_confirmed_to_an_earlier_agent_a_moment_ago_has_its_time_to_settle() {
+        let directory = fixture::Directory::new("settle");
+        let earlier = fixture::agent_in(&directory);
+        let (fresh, settled) = (fixture::record(1, 7), fixture::record(2, 8));
+        earlier.keep(&fresh);
+        earlier.keep(&Record { inside: Some(Inside::default()), ..settled });
+        let agent = fixture::agent_in(&directory);
+        agent.recall();
+        let state = agent.state();
+        assert_eq!(state.records.len(), 2);
+        assert_eq!(state.attached.keys().collect::<Vec<_>>(), [&fresh.attachment.uid]);
+    }
+}

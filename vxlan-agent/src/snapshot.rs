@@ -128,7 +128,7 @@ impl Snapshots {
     }
 
     /// What is known is taken down just now: whatever comes next the file does not have.
-    fn taken(&self) {
+    pub(crate) fn taken(&self) {
         self.said.store(false, Ordering::SeqCst);
     }
 
@@ -154,9 +154,15 @@ impl Snapshots {
         }
         if self.strange.load(Ordering::SeqCst) {
             let aside = self.path.with_extension("set-aside");
-            fs::rename(&self.path, &aside)?;
+            match fs::rename(&self.path, &aside) {
+                Ok(()) => {
+                    warn!(path = %aside.display(), "what was in the snapshot's place is set aside");
+                }
+                // Somebody has taken it away meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
             self.strange.store(false, Ordering::SeqCst);
-            warn!(path = %aside.display(), "what was in the snapshot's place is set aside");
         }
         fs::rename(&draft, &self.path)?;
         // Without this the old name may be back after a power cut.
@@ -224,4 +230,25 @@ async fn save(agent: &Arc<Agent>) -> io::Result<()> {
     let saved = Saved { host, install, store, revision, written: wall(), snapshot };
     let agent = Arc::clone(agent);
     spawn_blocking(move || agent.snapshots.write(&saved)).await.map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn a_strange_file_that_somebody_took_away_keeps_nobody_from_writing() {
+        let directory = fixture::Directory::new("strange");
+        let snapshots = Snapshots::new(&directory.path(""), &directory.path("boot-id"));
+        let own = fixture::agent().identity;
+        fs::write(snapshots.path(), "notes").unwrap();
+        assert!(snapshots.load(&own).is_err());
+        fs::remove_file(snapshots.path()).unwrap();
+        let snapshot = limpet_api::host::Snapshot::default();
+        let (host, install, store) = (own.host.clone(), own.install, Token::from_bits(5));
+        let saved = Saved { host, install, store, revision: 7, written: 1, snapshot };
+        snapshots.write(&saved).unwrap();
+        assert_eq!(snapshots.load(&own).unwrap(), Some((saved, false)));
+    }
 }

@@ -101,6 +101,11 @@ impl View {
         self.store.map(|store| (store, self.revision))
     }
 
+    /// Whether what is told of a revision of `store` can be more than is known.
+    pub(crate) fn is_news(&self, store: Token, revision: Revision) -> bool {
+        self.store != Some(store) || revision > self.revision
+    }
+
     /// What an earlier agent of this host had been told.
     pub(crate) fn recalled(store: Token, revision: Revision, snapshot: Snapshot) -> Self {
         let mut view = Self { store: Some(store), revision, ..Self::default() };

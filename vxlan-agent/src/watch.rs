@@ -229,10 +229,13 @@ fn take_in(agent: &Agent, line: WatchLine) -> Result<News, ViewError> {
     if let Some(error) = behind(agent, &line) {
         return Err(error);
     }
-    if concerns_all(&line.event) {
+    // Under the lock under which what is known is taken down for the disk: what comes after that is said to be missing.
+    let mut state = agent.state();
+    // What is told once more is no more than the disk has.
+    if concerns_all(&line.event) && state.view.is_news(line.store, line.revision) {
         agent.snapshots.outdated(line.store, line.revision);
     }
-    agent.state().view.apply(line)
+    state.view.apply(line)
 }
 
 /// Whether the kernel of every host follows what a line tells.
@@ -256,6 +259,7 @@ fn behind(agent: &Agent, line: &WatchLine) -> Option<ViewError> {
 
 #[cfg(test)]
 mod tests {
+    use limpet_api::host::{Changes, SharedChange};
 
     use super::*;
     use crate::fixture;
@@ -276,5 +280,26 @@ mod tests {
         assert_eq!(behind(&agent, &line(store, older)), Some(error));
         assert_eq!(behind(&agent, &line(store, known)), None);
         assert_eq!(behind(&agent, &line(Token::from_bits(77), 0)), None, "another store");
+    }
+
+    #[test]
+    fn a_controller_that_is_behind_does_not_hide_that_the_disk_is() {
+        let directory = fixture::Directory::new("ahead");
+        let agent = fixture::agent_in(&directory);
+        let store = Token::from_bits(1);
+        let line = |revision, event| WatchLine { store, revision, event };
+        let snapshot = || WatchEvent::Snapshot(Box::default());
+        take_in(&agent, line(5, snapshot())).unwrap();
+        agent.snapshots.taken();
+        // Refused, and told once more: neither is more than what was taken down.
+        assert!(take_in(&agent, line(2, snapshot())).is_err());
+        let gone = || {
+            let shared = vec![SharedChange::NetworkGone("n1".parse().unwrap())];
+            WatchEvent::Changes(Changes { shared, own: vec![] })
+        };
+        take_in(&agent, line(5, gone())).unwrap();
+        take_in(&agent, line(6, gone())).unwrap();
+        let said = std::fs::read_to_string(directory.path("ahead-of-snapshot")).unwrap();
+        assert_eq!(said, format!("{store} 6\n"));
     }
 }
