@@ -209,6 +209,11 @@ impl Kernel {
         Ok(Others { translate, loose4 })
     }
 
+    /// Whether somebody translated destinations when that was looked at last.
+    pub(crate) fn knows_of_translation(&self) -> bool {
+        self.filtering.as_ref().is_some_and(|known| known.translates)
+    }
+
     async fn filtering(&mut self, look: Look) -> Result<Filtering, FilterError> {
         if let (Look::Remembered, Some(known)) = (look, &self.filtering) {
             return Ok(known.clone());

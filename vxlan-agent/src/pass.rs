@@ -80,6 +80,11 @@ impl Keeper {
         (self.pending, self.look) = (Verdict::Doubt, Look::Again);
     }
 
+    /// Whether it is known that somebody translates destinations: that another does is no news then.
+    pub(crate) fn knows_of_translation(&self) -> bool {
+        self.kernel.knows_of_translation()
+    }
+
     /// Looks at the settings of whose changes nothing tells, and returns whether a pass is due.
     pub(crate) async fn glance(&mut self) -> Result<bool, KernelError> {
         let Some(mirror) = &mut self.mirror else { return Ok(false) };

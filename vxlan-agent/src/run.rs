@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use limpet_rtnl::{Event, FilterMonitor, Monitor};
+use limpet_rtnl::{Event, FilterEvent, FilterMonitor, Monitor};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -98,7 +98,9 @@ async fn passes(agent: &Agent, dead: &Notify, stop: &CancellationToken) -> Resul
                 continue;
             }
             changed = filter.changed() => {
-                changed?;
+                if changed? == FilterEvent::Translation && keeper.knows_of_translation() {
+                    continue;
+                }
                 agent.survey.notify_one();
                 keeper.doubt();
                 due.get_or_insert_with(|| (soon(rested), Wake::Kernel));

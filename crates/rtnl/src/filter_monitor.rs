@@ -17,6 +17,16 @@ const NFGENMSG: usize = 4;
 const NFTA_TABLE: u16 = 1;
 const NFTA_CHAIN_TYPE: u16 = 7;
 
+/// What was heard of nftables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FilterEvent {
+    /// A chain of type `nat` was made in whichever table, or was said once more: some programs do that each time that
+    /// they change anything.
+    Translation,
+    /// Something of the table was made, changed or deleted, or changes were lost.
+    Table,
+}
+
 /// Listens to the changes of one nftables table, and to new chains that translate addresses, in whichever table.
 pub struct FilterMonitor {
     socket: TokioSocket,
@@ -38,31 +48,35 @@ impl FilterMonitor {
         Ok(Self { socket, table: table.to_owned() })
     }
 
-    /// Waits until something of the table was made, changed or deleted, a chain of type `nat` was made, or changes were
-    /// lost.
+    /// Waits until something of the table or a translation changes, or changes were lost.
     ///
     /// May be dropped: nothing is lost.
     ///
     /// # Errors
     ///
     /// [`MonitorError::Socket`] if the socket broke: open another, and compare everything.
-    pub async fn changed(&mut self) -> Result<(), MonitorError> {
+    pub async fn changed(&mut self) -> Result<FilterEvent, MonitorError> {
         loop {
             match self.socket.recv_from_full().await {
-                Ok((datagram, _)) if self.concerns(&datagram) => return Ok(()),
-                Ok(_) => {}
-                Err(error) if is_errno(&error, Errno::ENOBUFS) => {
-                    return Ok(());
+                Ok((datagram, _)) => {
+                    if let Some(event) = self.concerns(&datagram) {
+                        return Ok(event);
+                    }
                 }
+                Err(error) if is_errno(&error, Errno::ENOBUFS) => return Ok(FilterEvent::Table),
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    fn concerns(&self, datagram: &[u8]) -> bool {
-        messages(datagram).any(|(kind, _, payload)| {
-            table_of(kind, payload).as_ref() == Some(&self.table) || is_nat_chain(kind, payload)
-        })
+    fn concerns(&self, datagram: &[u8]) -> Option<FilterEvent> {
+        let of = |(kind, _, payload): (u16, u16, &[u8])| {
+            if table_of(kind, payload).as_ref() == Some(&self.table) {
+                return Some(FilterEvent::Table);
+            }
+            is_nat_chain(kind, payload).then_some(FilterEvent::Translation)
+        };
+        messages(datagram).filter_map(of).max()
     }
 }
 

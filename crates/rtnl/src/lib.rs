@@ -53,7 +53,7 @@ mod wire;
 pub use address::{Address, FoundAddress, Scope};
 pub use elsewhere::{ElsewhereEvent, ElsewhereMonitor};
 pub use filter::has_filter_table;
-pub use filter_monitor::FilterMonitor;
+pub use filter_monitor::{FilterEvent, FilterMonitor};
 pub use link::{Link, LinkChange, LinkKind, NewVeth, NewVxlan, Veth, VethPeer, Vxlan};
 pub use monitor::{Monitor, MonitorError};
 pub use neighbour::{FdbEntry, FoundNeighbour, Neighbour};

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use limpet_net_types::{Family, Mac};
 use limpet_rtnl::{
-    Address, Event, FdbEntry, FilterMonitor, LinkChange, LinkKind, Member, Monitor, Neighbour,
-    Netns, NewVeth, NewVxlan, Nexthop, NexthopKind, Request, Resilient, Route, RouteFilter,
-    RouteTarget, Rule, RuleAction, Scope, Selector, Socket, Table, VethPeer, Vxlan, sysctl,
+    Address, Event, FdbEntry, FilterEvent, FilterMonitor, LinkChange, LinkKind, Member, Monitor,
+    Neighbour, Netns, NewVeth, NewVxlan, Nexthop, NexthopKind, Request, Resilient, Route,
+    RouteFilter, RouteTarget, Rule, RuleAction, Scope, Selector, Socket, Table, VethPeer, Vxlan,
+    sysctl,
 };
 use serde_json::Value;
 
@@ -481,12 +482,19 @@ async fn the_monitor_of_a_filter_table_hears_of_it_and_of_no_other() {
             FilterMonitor::open("limpet").unwrap()
         })
         .unwrap();
-    let mut heard = async |limit| tokio::time::timeout(limit, monitor.changed()).await.is_ok();
+    let mut heard = async |limit| {
+        let changed = tokio::time::timeout(limit, monitor.changed()).await.ok();
+        changed.map(Result::unwrap)
+    };
     let (long, short) = (Duration::from_secs(5), Duration::from_millis(100));
     run(&format!("ip netns exec {} nft add table inet limpet-other", host.0));
-    assert!(!heard(short).await);
+    assert_eq!(heard(short).await, None);
+    let nat = "add chain inet limpet-other n { type nat hook output priority 0; }";
+    for said in ["first", "once more"] {
+        run(&format!("ip netns exec {} nft {nat}", host.0));
+        assert_eq!(heard(long).await, Some(FilterEvent::Translation), "{said}");
+    }
     for change in [
-        "add chain inet limpet-other n { type nat hook output priority 0; }",
         "add table inet limpet",
         "add set inet limpet s { type ifname; }",
         "add element inet limpet s { eth0 }",
@@ -495,8 +503,8 @@ async fn the_monitor_of_a_filter_table_hears_of_it_and_of_no_other() {
         "flush ruleset",
     ] {
         run(&format!("ip netns exec {} nft {change}", host.0));
-        assert!(heard(long).await, "{change}");
-        while heard(short).await {}
+        assert_eq!(heard(long).await, Some(FilterEvent::Table), "{change}");
+        while heard(short).await.is_some() {}
     }
 }
 
