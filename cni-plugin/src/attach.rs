@@ -266,12 +266,14 @@ impl Order<'_> {
         let main = RouteFilter { table: MAIN, protocol: 0 };
         let routes = container.socket.routes(main).await?;
         let parts = Parts::new(self.default_route, &routes);
-        let mut requests = Vec::new();
+        let (mut requests, mut last) = (Vec::new(), Vec::new());
         for family in Family::BOTH.into_iter().filter(|family| self.has(*family)) {
             let Some(before) = part::replaced_by(parts, family, &routes) else { continue };
             requests.extend(part::left_to(before, &container.addresses_by(before).await?));
+            last.extend(part::out_of_the_way(before));
         }
         requests.extend(self.inside(end.peer, parts));
+        requests.extend(last);
         all(container.socket.batch(&requests).await)?;
         Ok(parts)
     }

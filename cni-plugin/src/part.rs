@@ -22,6 +22,9 @@ const TABLES: u32 = 76_000;
 /// The metric of a default route that another interface has taken the place of.
 const SECOND: u32 = 7600;
 
+/// What the kernel makes of an IPv6 route without a metric.
+const NO_METRIC_V6: u32 = 1024;
+
 /// What an interface has of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
@@ -68,16 +71,19 @@ fn default_of(family: Family, routes: &[Route]) -> Option<Route> {
     routes.iter().filter(is_default).min_by_key(|route| route.metric).copied()
 }
 
-/// The default route of a family that an interface is about to take the place of, if there is one.
+/// The default route of a family that an interface is about to come before, if there is one.
 pub(crate) fn replaced_by(parts: Parts, family: Family, routes: &[Route]) -> Option<Route> {
-    let before = default_of(family, routes).filter(|route| route.metric == 0)?;
+    let before = default_of(family, routes)?;
     (parts.of(family) == Part::Everything).then_some(before)
 }
 
-/// What is left to an interface whose default route is replaced: that route for the time when its successor is gone,
-/// and answers from its own addresses.
+/// What is left to an interface that had the default route: that route for the time when its successor is gone, and
+/// answers from its own addresses.
 pub(crate) fn left_to(before: Route, addresses: &[IpAddr]) -> Vec<Request> {
-    let mut requests = vec![Request::SetRoute(Route { metric: SECOND, ..before })];
+    let mut requests = Vec::new();
+    if before.metric == 0 || wins(before) {
+        requests.push(Request::SetRoute(Route { metric: SECOND, ..before }));
+    }
     if let RouteTarget::Device { index, gateway: Some(gateway), .. } = before.target {
         let family = before.destination.family();
         let own = addresses.iter().filter(|address| Family::of(**address) == family);
@@ -85,6 +91,16 @@ pub(crate) fn left_to(before: Route, addresses: &[IpAddr]) -> Vec<Request> {
         requests.extend(own.map(|address| Request::SetRule(rule_for(index, *address))));
     }
     requests
+}
+
+/// What takes a default route out of the way, once its successor is there, that would go before it.
+pub(crate) fn out_of_the_way(before: Route) -> Option<Request> {
+    wins(before).then_some(Request::DelRoute(before))
+}
+
+/// Whether a route goes before one without a metric: of IPv6 that one has 1024.
+fn wins(before: Route) -> bool {
+    before.destination.family() == Family::V6 && (1..NO_METRIC_V6).contains(&before.metric)
 }
 
 /// The table of an interface's own inside its container.
@@ -201,22 +217,25 @@ mod tests {
         let all = Parts::new(Some(true), &[]);
         assert_eq!(replaced_by(all, Family::V4, &[before]), Some(before));
         assert_eq!(replaced_by(all, Family::V6, &[before]), None);
-        assert_eq!(
-            replaced_by(all, Family::V4, &[Route { metric: 9, ..before }]),
-            None,
-            "it stays"
-        );
+        let with_metric = Route { metric: 100, ..before };
+        assert_eq!(replaced_by(all, Family::V4, &[with_metric]), Some(with_metric));
         assert_eq!(replaced_by(Parts::new(None, &[before]), Family::V4, &[before]), None);
         let addresses = ["192.0.2.7", "fd00::7"].map(|address| address.parse().unwrap());
-        let commands: Vec<String> =
-            left_to(before, &addresses).iter().map(ToString::to_string).collect();
-        assert_eq!(
-            commands,
-            [
-                "ip route replace 0.0.0.0/0 via 192.0.2.1 dev if2 metric 7600 table 254 proto 3",
-                "ip route replace 0.0.0.0/0 via 192.0.2.1 dev if2 onlink table 76002 proto 3",
-                "ip rule add from 192.0.2.7/32 lookup 76002 pref 7600 protocol 76",
-            ]
-        );
+        let commands = |before: Route| -> Vec<String> {
+            left_to(before, &addresses).iter().map(ToString::to_string).collect()
+        };
+        let wanted = [
+            "ip route replace 0.0.0.0/0 via 192.0.2.1 dev if2 metric 7600 table 254 proto 3",
+            "ip route replace 0.0.0.0/0 via 192.0.2.1 dev if2 onlink table 76002 proto 3",
+            "ip rule add from 192.0.2.7/32 lookup 76002 pref 7600 protocol 76",
+        ];
+        assert_eq!(commands(before), wanted);
+        // The route that has a metric stays as it is. Its answers must not leave by the new interface all the same.
+        assert_eq!(commands(with_metric), wanted[1..]);
+        for (metric, wins) in [(0, false), (100, true), (1024, false), (2000, false)] {
+            let before = Route { metric, ..default(2, "fe80::1") };
+            assert_eq!(out_of_the_way(before).is_some(), wins, "{metric}");
+            assert_eq!(out_of_the_way(Route { metric, ..default(2, "192.0.2.1") }), None);
+        }
     }
 }

@@ -134,6 +134,33 @@ fn who_asks_for_the_default_route_has_it_until_it_goes() {
 }
 
 #[test]
+fn who_comes_before_a_default_route_with_a_metric_leaves_its_answers_alone() {
+    let mut lab = lab().with("defaultRoute", true);
+    // As other plugins have it.
+    for (family, gateway) in [("-4", "169.254.1.1"), ("-6", "fe80::1")] {
+        lab.container.sh(&format!("ip {family} route del default dev eth0"));
+        let by = format!("via {gateway} dev eth0 metric 100");
+        lab.container.sh(&format!("ip {family} route add default {by}"));
+    }
+    lab.add();
+    for (family, gateway) in [("-4", "192.0.2.77"), ("-6", "2001:db8::77")] {
+        let way = lab.container.sh(&format!("ip {family} route get {gateway}"));
+        assert!(way.contains("dev net1"), "it has the default route: {way}");
+    }
+    for address in ["10.32.0.5", "fd32::5", "10.33.0.5", "fd33::5"] {
+        assert!(pinged(&lab, address), "{address} answers by the interface that it is on");
+    }
+    lab.call("DEL").ok();
+    for family in ["-4", "-6"] {
+        let ways = lab.container.sh(&format!("ip {family} route show default"));
+        assert!(ways.contains("dev eth0") && !ways.contains("net1"), "{ways}");
+    }
+    for address in ["10.32.0.5", "fd32::5"] {
+        assert!(pinged(&lab, address), "what was there before has it again");
+    }
+}
+
+#[test]
 fn a_first_interface_can_be_without_the_default_route() {
     let mut lab = Lab::new().with("defaultRoute", false);
     lab.agent.change(json!({"pools": ["10.32.0.0/16"]}));
