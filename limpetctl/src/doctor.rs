@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 
 use anyhow::{Context, bail};
 use limpet_api::condition::{Condition, Severity};
-use limpet_api::config::{HostStatus, PoolUse};
+use limpet_api::config::{HostStatus, PoolState, PoolUse};
 use limpet_api::doctor::{DoctorLine, DoctorRequest, Health};
 use limpet_api::host::Finding;
 use limpet_api::paths;
@@ -190,6 +190,10 @@ fn of_fleet(hosts: &[&HostStatus]) -> Vec<Trouble> {
 }
 
 fn of_pool(pool: &PoolUse) -> Option<Trouble> {
+    // What gives nothing any more need have nothing left.
+    if pool.pool.state == PoolState::Draining {
+        return None;
+    }
     let (name, usage) = (&pool.pool.name, &pool.usage);
     let left = usage.free.saturating_add(usage.cooling);
     let severity = if left == 0 {
@@ -315,7 +319,10 @@ pub(crate) mod tests {
             "name": "pods-v4", "network": "pods", "range": "10.32.0.0/16", "block_size": 64, "sticky": "auto",
             "retention": "7d", "cooldown": "1m", "priority": 0, "state": "active", "usage": usage,
         });
-        troubles.extend(of_pool(&serde_json::from_value(pool).unwrap()));
+        let mut pool: PoolUse = serde_json::from_value(pool).unwrap();
+        troubles.extend(of_pool(&pool));
+        pool.pool.state = PoolState::Draining;
+        assert_eq!(of_pool(&pool), None);
         troubles.sort_by_key(|trouble| std::cmp::Reverse(trouble.severity));
         let unanswered = vec!["node-c".parse().unwrap()];
         let found = Found { troubles, hosts, unanswered };
