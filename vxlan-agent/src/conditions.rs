@@ -56,6 +56,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct Survey {
     /// How many looks there were.
     pub(crate) count: u64,
+    /// Whether another one has begun.
+    pub(crate) under_way: bool,
     /// What was found, the worst first.
     pub(crate) conditions: Vec<Condition>,
     /// The kernel's release.
@@ -75,6 +77,7 @@ pub(crate) async fn run(agent: Arc<Agent>, stop: CancellationToken) {
             _ = round.tick() => {}
             () = agent.survey.notified() => {}
         }
+        agent.surveys.send_modify(|survey| survey.under_way = true);
         // Only what is read is dropped, or a rule that the next agent sets.
         match stop.run_until_cancelled(look(&mut surveyor, Known::of(&agent))).await {
             None => return,
@@ -83,6 +86,7 @@ pub(crate) async fn run(agent: Arc<Agent>, stop: CancellationToken) {
                 note(&agent, found);
             }
             Some(Err(error)) => {
+                agent.surveys.send_modify(|survey| survey.under_way = false);
                 let words = sentence(&error);
                 if words != complaint {
                     warn!(error = words, "cannot look for what others did to this host");
@@ -129,7 +133,7 @@ fn survey(around: &Surroundings) -> Survey {
     conditions.extend(managers::judge(around));
     conditions.extend(machine::judge(around));
     conditions.sort_by(|a, b| (b.severity, a.code, &a.about).cmp(&(a.severity, b.code, &b.about)));
-    Survey { count: 0, conditions, kernel: around.kernel.clone() }
+    Survey { conditions, kernel: around.kernel.clone(), ..Survey::default() }
 }
 
 /// Says what has begun and what has ended, and keeps what was found.
@@ -166,7 +170,11 @@ fn begun(condition: &Condition) {
 /// What is found by a look that begins now; if that takes too long, what was found last.
 pub(crate) async fn fresh(agent: &Agent) -> Survey {
     let mut surveys = agent.surveys.subscribe();
-    let before = surveys.borrow_and_update().count;
+    let before = {
+        let survey = surveys.borrow_and_update();
+        // One that is under way may have passed by what has changed just now.
+        survey.count + u64::from(survey.under_way)
+    };
     agent.survey.notify_one();
     let _ = timeout(PATIENCE, surveys.wait_for(|survey| survey.count > before)).await;
     agent.surveys.borrow().clone()
@@ -202,6 +210,28 @@ mod tests {
         note(&agent, Survey::default());
         assert!(Metrics::text(&agent).contains(&line(0)));
         assert_eq!(agent.surveys.borrow().count, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_while_a_look_is_under_way_is_told_of_the_next_one() {
+        let agent = crate::fixture::agent();
+        agent.surveys.send_modify(|survey| survey.under_way = true);
+        let clock = condition(ConditionCode::ClockJumped, Severity::Note);
+        let looks = async {
+            agent.survey.notified().await;
+            note(&agent, Survey::default());
+            sleep(GATHER).await;
+            note(&agent, Survey { conditions: vec![clock.clone()], ..Survey::default() });
+        };
+        let ((), told) = tokio::join!(looks, fresh(&agent));
+        assert_eq!((told.count, told.conditions), (2, vec![clock.clone()]));
+        // Where none is, the next one is the one.
+        let looks = async {
+            agent.survey.notified().await;
+            note(&agent, Survey::default());
+        };
+        let ((), told) = tokio::join!(looks, fresh(&agent));
+        assert_eq!((told.count, told.conditions), (3, vec![]));
     }
 
     #[test]
