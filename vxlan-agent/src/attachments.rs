@@ -79,6 +79,11 @@ pub(crate) async fn attach(
 }
 
 impl State {
+    /// Whether an incarnation is to end, whatever the store says of it now.
+    pub(crate) fn is_ending(&self, uid: Uid) -> bool {
+        self.endings.contains_key(&uid) || self.severing.contains(&uid)
+    }
+
     /// Whether an incarnation was severed and the store is known to be rid of it.
     fn has_lost(&self, uid: Uid) -> bool {
         let settled = !self.view.has(uid) && !self.endings.contains_key(&uid);
@@ -334,8 +339,7 @@ pub(crate) fn confirm(agent: &Agent, key: &Key, uid: Uid) -> Result<(), ApiError
     state.flights.end(uid);
     let is_known = state.view.attachment(key).is_some_and(|attachment| attachment.uid == uid);
     // What is listed for its end ends, whether the store still has it or not.
-    let is_ending = state.endings.contains_key(&uid) || state.severing.contains(&uid);
-    if is_known && !is_ending {
+    if is_known && !state.is_ending(uid) {
         state.attached.insert(uid, Instant::now());
         agent.attached.notify_one();
         return Ok(());

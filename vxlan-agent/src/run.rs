@@ -190,7 +190,15 @@ pub(crate) async fn outlook(
         Stance::Told | Stance::Recalled => desired(&state.view, &facts),
     };
     state.facts = Some(facts);
-    Ok(wanted.map(|wanted| Desired { careful: stance == Stance::Recalled, ..wanted }))
+    Ok(wanted.map(|mut wanted| {
+        wanted.careful = stance == Stance::Recalled;
+        // What ends was taken off the network perhaps, and is not to come back while the store still has it; nor is what
+        // was severed by the word of an older state than the one that had it severed.
+        let forced = |uid| state.view.asks.get(&uid).is_some_and(|ask| ask.force);
+        let off = |uid| state.severed.contains_key(&uid) && (wanted.careful || forced(uid));
+        wanted.containers.retain(|_, of| !state.is_ending(of.uid) && !off(of.uid));
+        wanted
+    }))
 }
 
 /// Notes how a pass went.

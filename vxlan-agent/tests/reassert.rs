@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use limpet_api::book::{Attachment, AttachmentRef, EndReason};
 use limpet_api::client::{Call, Method};
-use limpet_api::host::{Ask, Changes, OwnChange, ReassertOutcome, Wanted};
+use limpet_api::host::{Ask, Changes, OwnChange, ReassertOutcome, SharedChange, Wanted};
 use limpet_api::socket::{AgentStatus, Attach, ConfirmRequest, Detached};
 use limpet_api::{ErrorCode, FleetTime, client::ClientError};
 use limpet_net_types::{Token, Uid};
-use support::fake::{Fake, made_before, small};
+use support::fake::{Fake, Instead, block, made_before, small};
 use support::{Agent, Host, LIMIT, command, wait_until};
 
 const LIVE: &str = "/proc/self/ns/net";
@@ -239,4 +239,32 @@ async fn what_an_operator_ends_by_force_is_severed_first_although_its_container_
     let delete = Call::new(Method::DELETE, path(1));
     assert_eq!(agent.call::<Detached>(&delete).await.unwrap(), Detached::Ended);
     assert_eq!(fake.book().ended, [uid], "once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_ended_by_force_stays_severed_while_the_store_cannot_be_told() {
+    let on = Host::new();
+    let fake = Fake::start(&on.dir, small());
+    let agent = joined(&on, &fake);
+    let one = add(&on, &agent, 1).await;
+    let Attachment { key, uid, .. } = one.attachment.clone();
+    let attachment = AttachmentRef { key, uid };
+    fake.book().instead.insert("end", Instead::Refuse(ErrorCode::Unavailable));
+    let ask = Ask { attachment, present: true, force: true, asked: FleetTime(7) };
+    fake.tell(Changes { shared: vec![], own: vec![OwnChange::AskSet(ask)] });
+    wait_until("it is severed", || agent.log().contains("is ended by force"));
+    // A pass after that, which the other routes show.
+    let set = SharedChange::BlockSet(block("pods", "p4", "10.32.5.0/26", "gw"));
+    fake.tell(Changes { shared: vec![set], own: vec![] });
+    wait_until("there was a pass", || on.sh("ip route show table 7601").contains("10.32.5.0/26"));
+    let severed = || {
+        let severed = link(&on, &one);
+        assert!(severed.contains("state DOWN") && severed.contains("group 8192"), "{severed}");
+        assert!(!has_route(&on, &one));
+    };
+    severed();
+    fake.book().instead.clear();
+    wait_until("it is ended", || fake.book().ended == [uid]);
+    severed();
+    drop(agent);
 }
