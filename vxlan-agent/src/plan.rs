@@ -153,7 +153,8 @@ fn rank(route: &Route) -> u8 {
 /// Routes, and the rules that lead to them last.
 fn set_routes(steps: &mut Vec<Step>, wanted: &Tables, found: &Tables) {
     let mut missing: Vec<_> = wanted.routes.difference(&found.routes).collect();
-    missing.sort_by_key(|route| rank(route));
+    // The precise before the wide: a block may move in the same moment as an address of it becomes a container's here.
+    missing.sort_by_key(|route| (rank(route), std::cmp::Reverse(route.key.destination.length())));
     steps.extend(missing.into_iter().cloned().map(Step::SetRoute));
     steps.extend(wanted.rules.difference(&found.rules).copied().map(Step::SetRule));
 }

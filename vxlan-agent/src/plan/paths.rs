@@ -9,7 +9,7 @@ use limpet_rtnl::{RuleAction, Selector};
 use proptest::prelude::*;
 
 use super::tests::{carried_out, facts, ifname, view, with_veth};
-use super::worlds::{cluster, do_harm, harm};
+use super::worlds::{Harm, cluster, do_harm, harm};
 use super::{plan, remade};
 use crate::desired::desired;
 use crate::layout::{Hop, Nexthop, Route, Rule, Tables, Target};
@@ -166,7 +166,9 @@ proptest! {
     ) {
         let first = desired(&view(before), &facts()).unwrap();
         let empty = with_veth(with_veth(Tables::default(), 1, 1, 4097), 2, 2, 4097);
-        let found = harms.iter().fold(carried_out(&first, &empty), do_harm);
+        // Which of two routes of one key counts depends on which came first: that is not known of these tables.
+        let harms = harms.iter().filter(|harm| !matches!(harm, Harm::RouteTwice(_)));
+        let found = harms.fold(carried_out(&first, &empty), do_harm);
         let wanted = desired(&view(after), &facts()).unwrap();
         prop_assume!(remade(&wanted, &found).is_empty());
         let last = carried_out(&wanted, &found);
