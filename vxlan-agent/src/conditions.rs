@@ -104,7 +104,7 @@ pub(crate) async fn run(agent: Arc<Agent>, stop: CancellationToken) {
 /// One look by somebody who is no agent: nothing is mended.
 pub(crate) async fn look_once(known: Known) -> Result<Survey, SurveyError> {
     let around = Surveyor::new(Path::new("/")).look(known).await?;
-    Ok(survey(&around))
+    judged(around).await
 }
 
 /// Looks around, mends what is asked for and judges what is left.
@@ -124,7 +124,12 @@ async fn look(surveyor: &mut Surveyor, known: Known) -> Result<Survey, SurveyErr
     if changed {
         Surveyor::look_at_filters(&mut around).await;
     }
-    Ok(survey(&around))
+    judged(around).await
+}
+
+/// Others' rules may be tens of thousands: whoever judges them keeps nobody else from the processor's threads.
+async fn judged(around: Surroundings) -> Result<Survey, SurveyError> {
+    Ok(tokio::task::spawn_blocking(move || survey(&around)).await?)
 }
 
 fn survey(around: &Surroundings) -> Survey {

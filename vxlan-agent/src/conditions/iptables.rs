@@ -14,7 +14,11 @@ pub(crate) fn tables(listing: &str, chain: &str, packet: &Packet) -> Vec<(String
             tables.push((name.to_owned(), Chains::new()));
             continue;
         }
-        let Some((_, chains)) = tables.last_mut() else { continue };
+        let Some((name, chains)) = tables.last_mut() else { continue };
+        // It drops nothing, and has most of kube-proxy's rules.
+        if name == "nat" {
+            continue;
+        }
         if let Some(head) = line.strip_prefix(':') {
             let mut words = head.split_whitespace();
             let (name, policy) = (words.next().unwrap_or_default(), words.next());
@@ -197,6 +201,14 @@ mod tests {
         let tables = tables(&listing, chain, packet);
         assert_eq!(tables.len(), 1, "{rules}");
         fate(&tables[0].1, chain)
+    }
+
+    #[test]
+    fn what_translates_drops_nothing_and_is_not_read() {
+        let table = |name: &str| format!("*{name}\n:INPUT ACCEPT [0:0]\n-A INPUT -j X\nCOMMIT\n");
+        let listing = ["nat", "mangle", "filter"].map(table).concat();
+        let names = tables(&listing, "INPUT", &vxlan()).into_iter().map(|(name, _)| name);
+        assert_eq!(names.collect::<Vec<_>>(), ["mangle", "filter"]);
     }
 
     /// As Docker 24 leaves it, with a network of its own.

@@ -46,7 +46,7 @@ pub(crate) enum SurveyError {
     #[error(transparent)]
     Read(#[from] ReadError),
     /// A defect.
-    #[error("reading files ended early")]
+    #[error("reading or judging ended early")]
     Task(#[from] JoinError),
 }
 
