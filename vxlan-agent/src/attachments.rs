@@ -310,8 +310,7 @@ fn attach_of(state: &State, attachment: &Attachment) -> Result<Attach, ApiError>
         let words = format!("network {} is not laid out here", attachment.key.network);
         return Err(ApiError::new(ErrorCode::NetworkNotReady, words));
     };
-    let mtu = mtu_of(network, facts, underlay)
-        .map_err(|error| ApiError::new(ErrorCode::NetworkNotReady, error.to_string()))?;
+    let mtu = mtu_of(network, facts, underlay);
     let addresses = || attachment.addresses.iter().map(|held| held.address);
     Ok(Attach {
         mtu,

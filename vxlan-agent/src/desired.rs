@@ -19,8 +19,8 @@ use std::net::IpAddr;
 
 use limpet_api::config::{Host, Network, Role};
 use limpet_net_types::{
-    Family, HostName, Mac, Mtu, MtuTooSmall, NetworkName, Prefix, Uid, host_ifname, host_prefix,
-    link_local, overlay_mtu, vxlan_overhead,
+    Family, HostName, Mac, Mtu, NetworkName, Prefix, Uid, host_ifname, host_prefix, link_local,
+    overlay_mtu, vxlan_overhead,
 };
 use limpet_rtnl::RuleAction;
 
@@ -169,12 +169,12 @@ pub(crate) enum LayoutProblem {
 }
 
 /// The MTU of a network on this host.
-pub(crate) fn mtu_of(
-    network: &Network,
-    facts: &HostFacts,
-    underlay: IpAddr,
-) -> Result<Mtu, MtuTooSmall> {
-    network.mtu.map_or_else(|| overlay_mtu(facts.underlay_mtu, underlay), Ok)
+///
+/// Where the underlay leaves less than there can be it is the least: large packets are lost then, and small ones pass. To
+/// take the device away would cut every container off that lives, those of one host from each other too.
+pub(crate) fn mtu_of(network: &Network, facts: &HostFacts, underlay: IpAddr) -> Mtu {
+    let of_underlay = || overlay_mtu(facts.underlay_mtu, underlay).unwrap_or(Mtu::LEAST);
+    network.mtu.unwrap_or_else(of_underlay)
 }
 
 /// What the kernel should have; nothing where this host is not known to the cluster, so that all stays as it is.

@@ -88,13 +88,7 @@ pub(crate) fn segments<'a>(
     for network in view.networks.values().filter(|network| host.is_member_of(network)) {
         let name = network.name.clone();
         let no_device = |reason: String| LayoutProblem::NoDevice { network: name.clone(), reason };
-        let mtu = match mtu_of(network, facts, underlay) {
-            Ok(mtu) => mtu,
-            Err(error) => {
-                problems.push(no_device(error.to_string()));
-                continue;
-            }
-        };
+        let mtu = mtu_of(network, facts, underlay);
         let mut own = None;
         if network.own_space {
             let Some(mark) = facts.mark_mask.mark_of(network.index) else {

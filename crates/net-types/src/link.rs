@@ -86,6 +86,11 @@ pub const MIN_MTU: u16 = 1280;
 #[serde(try_from = "u32", into = "u32")]
 pub struct Mtu(u16);
 
+impl Mtu {
+    /// The smallest: [`MIN_MTU`].
+    pub const LEAST: Self = Self(MIN_MTU);
+}
+
 impl TryFrom<u32> for Mtu {
     type Error = LinkError;
 

@@ -146,6 +146,21 @@ fn golden(name: &str, lines: &[String]) {
 }
 
 #[test]
+fn an_underlay_whose_mtu_is_too_small_takes_no_device_away() {
+    let wide = desired(&view(small()), &facts()).unwrap();
+    let kernel = carried_out(&wide, &with_veth(Tables::default(), 1, 1, 4097));
+    let narrow = HostFacts { underlay_mtu: 1300, ..facts() };
+    let wanted = desired(&view(small()), &narrow).unwrap();
+    let told: Vec<String> = wanted.problems.iter().map(ToString::to_string).collect();
+    assert!(
+        told.iter().any(|problem| problem.contains("the underlay of this host leaves 1250")),
+        "{told:?}"
+    );
+    let steps: Vec<String> = plan(&wanted, &kernel).iter().map(ToString::to_string).collect();
+    assert!(!steps.is_empty() && steps.iter().all(|step| step.contains("mtu 1280")), "{steps:?}");
+}
+
+#[test]
 fn an_empty_host_gets_everything_in_the_order_in_which_it_works() {
     let desired = desired(&view(small()), &facts()).unwrap();
     let found = with_veth(Tables::default(), 1, 1, 4097);
