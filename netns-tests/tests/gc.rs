@@ -27,17 +27,28 @@ impl Runtime<'_> {
 
     /// A container of this runtime.
     fn add(&self, pod: &str) -> Container {
+        self.add_and_hear(pod).0
+    }
+
+    /// The same, and the name of its interface on the host.
+    fn add_and_hear(&self, pod: &str) -> (Container, String) {
         let container = Container::new(pod);
         let call = Call::for_pod("ADD", &container, "shop", pod);
         let answer = self.agent.call(&Call { stdin: self.config().to_string(), ..call });
-        drop(answer.expect_success("ADD"));
-        container
+        let result = answer.expect_success("ADD");
+        let outside = result["interfaces"].as_array().unwrap().iter();
+        let outside = outside.filter_map(|it| it["name"].as_str()).find(|it| it.starts_with("lc"));
+        (container, outside.unwrap().to_owned())
     }
 
     /// A container of this runtime that died without a DEL.
     fn lose(&self, pod: &str) -> Container {
-        let container = self.add(pod);
+        let (container, outside) = self.add_and_hear(pod);
         container.delete();
+        // The kernel takes a namespace's devices away when it finds the time.
+        wait_until(Duration::from_secs(10), "its interface is gone", || {
+            self.agent.host().try_sh(&format!("ip link show {outside}")).is_err()
+        });
         container
     }
 
